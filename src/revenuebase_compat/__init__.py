@@ -1,0 +1,130 @@
+"""``cancel_job()`` for RevenueBase, across the retirement of its API v1.
+
+.. code-block:: python
+
+    from revenuebase_compat import cancel_job
+
+    result = cancel_job(42)  # the key comes from REVENUEBASE_API_KEY
+    print(result.current_status, "by API", result.route)
+
+The call goes to ``POST /v1/cancel-process`` or ``POST /v2/jobs/{process_id}/cancel``, by
+configuration and by the sunset of v1 on 2026-07-07; both answers become one ``CancelResult``,
+and whatever goes wrong is a ``CancelError``.
+
+How the house is built: ``core`` is pure (settings → route → flow → result), ``client`` drives
+it, ``transport`` sends, ``notices`` speaks. Optional parts are modules of their own
+(``revenuebase_compat.sandbox`` …) and are never imported from here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .client import AsyncClient, Client, cancel_job
+    from .core.errors import (
+        AlreadyCancelledError,
+        ApiVersionRetiredError,
+        AuthenticationError,
+        CancelError,
+        CancelTimeoutError,
+        ConfigurationError,
+        EndpointNotFoundError,
+        InsufficientCreditsError,
+        InvalidProcessIdError,
+        JobNotFoundError,
+        JobStateError,
+        NotCancellableError,
+        PermissionDeniedError,
+        RateLimitError,
+        RequestValidationError,
+        ServerError,
+        TransportError,
+        UnexpectedResponseError,
+    )
+    from .core.events import CancelEvent
+    from .core.result import CancelResult, JobStatus
+    from .core.routing import Route, RouteContext, RouteReason
+    from .core.settings import Settings
+    from .notices import ApiDeprecationWarning
+
+# Imported on first use, so that ``import revenuebase_compat`` costs next to nothing.
+_HOMES = {
+    "client": ("AsyncClient", "Client", "cancel_job"),
+    "core.errors": (
+        "AlreadyCancelledError",
+        "ApiVersionRetiredError",
+        "AuthenticationError",
+        "CancelError",
+        "CancelTimeoutError",
+        "ConfigurationError",
+        "EndpointNotFoundError",
+        "InsufficientCreditsError",
+        "InvalidProcessIdError",
+        "JobNotFoundError",
+        "JobStateError",
+        "NotCancellableError",
+        "PermissionDeniedError",
+        "RateLimitError",
+        "RequestValidationError",
+        "ServerError",
+        "TransportError",
+        "UnexpectedResponseError",
+    ),
+    "core.events": ("CancelEvent",),
+    "core.result": ("CancelResult", "JobStatus"),
+    "core.routing": ("Route", "RouteContext", "RouteReason"),
+    "core.settings": ("Settings",),
+    "notices": ("ApiDeprecationWarning",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 (the story's order)
+    "cancel_job",
+    "Client",
+    "AsyncClient",
+    "Settings",
+    "CancelResult",
+    "JobStatus",
+    "Route",
+    "RouteContext",
+    "RouteReason",
+    "CancelEvent",
+    "ApiDeprecationWarning",
+    "CancelError",
+    "ConfigurationError",
+    "InvalidProcessIdError",
+    "ApiVersionRetiredError",
+    "JobStateError",
+    "AlreadyCancelledError",
+    "NotCancellableError",
+    "JobNotFoundError",
+    "AuthenticationError",
+    "InsufficientCreditsError",
+    "PermissionDeniedError",
+    "EndpointNotFoundError",
+    "RequestValidationError",
+    "RateLimitError",
+    "ServerError",
+    "UnexpectedResponseError",
+    "TransportError",
+    "CancelTimeoutError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,165 @@
+"""Every error of this library (pure).
+
+.. code-block:: text
+
+    CancelError
+    ├── ConfigurationError            (also ValueError)
+    ├── InvalidProcessIdError         (also ValueError)
+    ├── ApiVersionRetiredError
+    ├── JobStateError
+    │   ├── AlreadyCancelledError
+    │   └── NotCancellableError
+    ├── JobNotFoundError
+    ├── AuthenticationError           401
+    ├── InsufficientCreditsError      402
+    ├── PermissionDeniedError         403
+    ├── EndpointNotFoundError         404, 405, 501
+    ├── RequestValidationError        422
+    ├── RateLimitError                429
+    ├── ServerError                   5xx
+    ├── UnexpectedResponseError
+    └── TransportError
+        └── CancelTimeoutError        (also TimeoutError)
+
+Facts are attributes, messages are for people. All can be pickled and copied, and none holds
+the API key: the flow hands in texts that were scrubbed of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from packaging.version import Version
+
+
+class CancelError(Exception):
+    """Base of all errors: a job could not be cancelled, or nobody can tell whether it was.
+
+    Attributes:
+        process_id: the job, where it is known.
+        api_version: the API version the last request was sent to, if any was.
+        status_code: the HTTP status of the answer that decided, if there was one.
+        code: the server's own code, such as ``"already_cancelled"``.
+        body: the answer's body as text, at most 8 KiB of it.
+        attempts: cancel requests that were sent.
+        outcome_unknown: true where a request may have been applied although its answer was
+            lost or unusable; read the job's status before you draw a conclusion.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        process_id: int | None = None,
+        api_version: Version | None = None,
+        status_code: int | None = None,
+        code: str | None = None,
+        body: str | None = None,
+        attempts: int = 0,
+        outcome_unknown: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.process_id = process_id
+        self.api_version = api_version
+        self.status_code = status_code
+        self.code = code
+        self.body = body
+        self.attempts = attempts
+        self.outcome_unknown = outcome_unknown
+
+
+class ConfigurationError(CancelError, ValueError):
+    """A setting is missing or wrong; the message names it and what would be right."""
+
+
+class InvalidProcessIdError(CancelError, ValueError):
+    """Not a process id (an ``int`` ≥ 1 or a string of digits); nothing was sent."""
+
+
+class ApiVersionRetiredError(CancelError):
+    """The version asked for is gone: 410, or v1 only with ``after_sunset="raise"``."""
+
+
+class JobStateError(CancelError):
+    """The job's state does not admit a cancel."""
+
+
+class AlreadyCancelledError(JobStateError):
+    """400 ``already_cancelled``: the job was ``CANCELLING`` or ``CANCELLED`` before."""
+
+
+class NotCancellableError(JobStateError):
+    """400 ``not_cancellable``: the job is ``COMPLETED`` or ended in ``ERROR``."""
+
+
+class JobNotFoundError(CancelError):
+    """400: there is no such job, or it is not yours."""
+
+
+class AuthenticationError(CancelError):
+    """401: the key is missing or wrong."""
+
+
+class InsufficientCreditsError(CancelError):
+    """402: not enough credits."""
+
+
+class PermissionDeniedError(CancelError):
+    """403: the key is valid, but not for this endpoint."""
+
+
+class EndpointNotFoundError(CancelError):
+    """404, 405 or 501: the service does not have this endpoint (a missing job is a 400)."""
+
+
+class RequestValidationError(CancelError):
+    """422: the request's fields were refused; ``errors`` holds the server's list of them."""
+
+    def __init__(
+        self, message: str = "", *, errors: list[dict[str, Any]] | None = None, **facts: Any
+    ) -> None:
+        super().__init__(message, **facts)
+        self.errors = errors or []
+
+
+class RateLimitError(CancelError):
+    """429: too many requests.
+
+    Attributes:
+        reset_at: when the server will take requests again, if it said so (aware).
+        limit: requests a window, from ``X-RateLimit-Limit``.
+        remaining: requests left in it, from ``X-RateLimit-Remaining``.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reset_at: datetime | None = None,
+        limit: int | None = None,
+        remaining: int | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.reset_at = reset_at
+        self.limit = limit
+        self.remaining = remaining
+
+
+class ServerError(CancelError):
+    """5xx: the service failed."""
+
+
+class UnexpectedResponseError(CancelError):
+    """An answer that nobody published, or that cannot be used; the message says why."""
+
+
+class TransportError(CancelError):
+    """No answer: the connection failed, or was lost on the way."""
+
+
+class CancelTimeoutError(TransportError, TimeoutError):
+    """No answer within ``timeout``."""

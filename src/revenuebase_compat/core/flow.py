@@ -1,0 +1,432 @@
+"""The flow: the whole protocol of one call, as one generator (pure).
+
+It yields effects, and is sent what came of them; the drivers in ``client`` do nothing else:
+
+==========  =============================================  =====================
+effect      what the driver does                           what it sends back
+==========  =============================================  =====================
+``Ask``     asks the flag                                  ``bool`` or ``None``
+``Send``    one request, and the reading of its answer     ``Response`` or ``Lost``
+``Pause``   waits                                          ``None``
+==========  =============================================  =====================
+
+The order is: route, attempt until an answer stands, switch version at most once, settle what
+an answer leaves open by reading the job's status, result. Retries, deadlines, switches and
+errors are decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from . import answers
+from .answers import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
+from .errors import (
+    AlreadyCancelledError,
+    ApiVersionRetiredError,
+    AuthenticationError,
+    CancelError,
+    CancelTimeoutError,
+    ConfigurationError,
+    EndpointNotFoundError,
+    InsufficientCreditsError,
+    JobNotFoundError,
+    NotCancellableError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestValidationError,
+    ServerError,
+    TransportError,
+    UnexpectedResponseError,
+)
+from .events import CancelEvent, Notice, NoticeKind
+from .result import CancelResult, Job, JobStatus
+from .routing import V1_GONE, V2_MISSING, Ask, Route, decide, may_leave_v1, may_return_to_v1
+from .settings import Settings
+from .versions import V1
+from .wire import WIRES, Answer, Lost, Request, Response, Unusable, Wire, read_job
+
+#: Seconds a 410 from v1 is remembered: vendors rehearse retirements, and roll them back.
+GONE_FOR = 15 * 60.0
+
+BACKOFF_BASE = 0.5
+BACKOFF_CAP = 8.0
+
+_BODY_SHOWN = 8 * 1024
+
+
+class Send(NamedTuple):
+    """An effect: one request; ``timeout`` seconds bound all of it."""
+
+    request: Request
+    timeout: float
+
+
+class Pause(NamedTuple):
+    """An effect: wait."""
+
+    seconds: float
+
+
+Effect = Ask | Send | Pause
+Flow = Generator[Effect, Any, CancelResult]
+
+
+class World(NamedTuple):
+    """What the flow is given of the world: settings, clocks, chance, memory, and listeners."""
+
+    settings: Settings
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+    #: base URL → monotonic time of the last 410 from v1; shared by a process.
+    gone: dict[str, float]
+    tell: Callable[[Notice], None]
+    emit: Callable[[CancelEvent], None]
+
+
+def now_of(world: World) -> datetime:
+    """The clock's time, which must know its zone."""
+    now = world.clock()
+    if now.tzinfo is None:
+        raise ConfigurationError(f"clock() gave {now!r}: give an aware datetime, such as UTC")
+    return now
+
+
+def route(world: World, process_id: int, now: datetime) -> Generator[Ask, bool | None, Route]:
+    """Decide, and send nothing."""
+    settings = world.settings
+    since = world.gone.get(settings.base_url)
+    gone = since is not None and 0 <= world.monotonic() - since < GONE_FOR
+    return (yield from decide(settings, process_id, now, v1_gone=gone))
+
+
+def cancel(world: World, process_id: int) -> Flow:
+    """Cancel one job; ``process_id`` is checked.
+
+    Raises:
+        CancelError: one of its subclasses, and nothing else of this library's own.
+    """
+    call = _Call(world, process_id)
+    outcome, facts = "interrupted", {}
+    try:
+        result = yield from call.run()
+        outcome = "cancelled"
+        return result
+    except Exception as error:
+        outcome = type(error).__name__
+        if isinstance(error, CancelError):
+            facts = {"outcome_unknown": error.outcome_unknown, "status_code": error.status_code}
+        raise
+    finally:
+        # Also when the driver closes us, as the caller was interrupted or cancelled.
+        if world.settings.on_event is not None:
+            world.emit(call.event(outcome, **facts))
+
+
+class _Call:
+    """The state of one call, and the steps that read and change it."""
+
+    def __init__(self, world: World, process_id: int) -> None:
+        self.world = world
+        self.settings = world.settings
+        self.process_id = process_id
+        self.started = world.monotonic()
+        self.deadline = self.started + world.settings.timeout
+        self.now: datetime | None = None
+        self.route: Route | None = None
+        self.attempts = 0
+        self.switched = False
+        #: A request was sent whose answer was lost or 5xx: it may have been applied.
+        self.maybe_applied = False
+
+    def run(self) -> Flow:
+        if self.settings.api_key is None:
+            raise ConfigurationError(
+                "api_key (REVENUEBASE_API_KEY) is missing: set the variable, or give "
+                "Settings(api_key=…)",
+                process_id=self.process_id,
+            )
+        now = self.now = now_of(self.world)
+        try:
+            chosen = self.route = yield from route(self.world, self.process_id, now)
+        except ApiVersionRetiredError:
+            self.tell(NoticeKind.FAILED, None)
+            raise
+        if chosen.version is V1:
+            self.tell(NoticeKind.USES_V1, chosen)
+        elif not self.settings.admits_v2:
+            self.tell(NoticeKind.MIGRATED, chosen)
+        answer = yield from self.exchange(WIRES[chosen.version])
+        other = self.other(chosen, answer)
+        if other is not None:
+            kind = NoticeKind.V1_GONE if other is V1_GONE else NoticeKind.V2_MISSING
+            self.tell(kind, other, answer)
+            self.switched = True
+            chosen = self.route = other
+            answer = yield from self.exchange(WIRES[other.version])
+            self.other(other, answer)  # only for what it remembers
+        return (yield from self.conclude(chosen, answer))
+
+    def exchange(self, wire: Wire, *, status: bool = False) -> Generator[Effect, Any, Answer]:
+        """Send until an answer stands, attempts are used up, or a wait would not fit."""
+        monotonic = self.world.monotonic
+        request = (wire.status if status else wire.cancel)(self.process_id)
+        answer: Answer = Lost("no time was left to send", sent=False, timeout=True)
+        for attempt in range(1, self.settings.max_attempts + 1):
+            left = self.deadline - monotonic()
+            if left <= 0:
+                break
+            last = attempt == self.settings.max_attempts
+            if not status:
+                self.attempts += 1
+            answer = yield Send(request, left if last else left / 2)
+            if isinstance(answer, Lost):
+                wait, again = None, True
+                applied = answer.sent
+            else:
+                again = answers.should_retry(answer) and not self.speaks_of_endpoint(wire, answer)
+                wait = answers.retry_wait(answer, now_of(self.world)) if again else None
+                applied = answers.maybe_applied(answer)
+                if wire.version is V1 and not status:
+                    self.hear(answer)
+            self.maybe_applied |= applied and not status
+            if last or not again:
+                break
+            if wait is None:
+                ceiling = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (attempt - 1))
+                wait = self.world.random() * ceiling
+            if wait >= self.deadline - monotonic():
+                break
+            if wait > 0:
+                yield Pause(wait)
+        return answer
+
+    def speaks_of_endpoint(self, wire: Wire, answer: Response) -> bool:
+        return answer.status in MISSING or (answer.status == GONE and wire.version is V1)
+
+    def other(self, current: Route, answer: Answer) -> Route | None:
+        """Where a definite answer about the endpoint sends the call, if anywhere."""
+        if isinstance(answer, Lost):
+            return None
+        if current.version is V1:
+            if answer.status == GONE:
+                self.world.gone[self.settings.base_url] = self.world.monotonic()
+            if self.speaks_of_endpoint(WIRES[V1], answer) and may_leave_v1(self.settings):
+                return V1_GONE
+        elif answer.status in MISSING and may_return_to_v1(self.settings, self.now_or_clock()):
+            return V2_MISSING
+        return None
+
+    def conclude(self, chosen: Route, answer: Answer) -> Flow:
+        if isinstance(answer, Response):
+            if answer.status == 400:
+                return (yield from self.settle(chosen, answer))
+            if 200 <= answer.status < 300:
+                job = read_job(answer, self.process_id)
+                if isinstance(job, Job):
+                    return self.result(job, chosen)
+                raise self.unusable(answer, f"the body {job.why}")
+        raise self.failure(answer)
+
+    def settle(self, chosen: Route, answer: Response) -> Flow:
+        """A 400: said so plainly, or settled by the job's status."""
+        code = answers.complaint(answer).code
+        expected = self.maybe_applied or self.settings.already_cancelled == "return"
+        if code == NOT_CANCELLABLE:
+            raise self.error(NotCancellableError, answer, code=code, outcome_unknown=False)
+        if code == ALREADY_CANCELLED and not expected:
+            raise self.error(AlreadyCancelledError, answer, code=code)
+        found = yield from self.read_status(chosen)
+        state = found.status if isinstance(found, Job) else None
+        if isinstance(found, Job) and state in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+            if expected:
+                return self.result(found, chosen)
+            raise self.error(AlreadyCancelledError, answer, code=ALREADY_CANCELLED)
+        if code == ALREADY_CANCELLED:
+            why = (
+                f"its status is {answers.readable(found.current_status)}"
+                if isinstance(found, Job)
+                else "its status could not be read"
+            )
+            raise self.error(
+                AlreadyCancelledError, answer, f", but {why}", code=code, outcome_unknown=True
+            )
+        if state in (JobStatus.COMPLETED, JobStatus.ERROR):
+            raise self.error(
+                NotCancellableError, answer, code=NOT_CANCELLABLE, outcome_unknown=False
+            )
+        if isinstance(found, Response) and found.status == 400:
+            raise self.error(JobNotFoundError, answer, outcome_unknown=False)
+        if isinstance(found, Job):
+            raise self.error(
+                UnexpectedResponseError,
+                answer,
+                f"; it names no code, and the job is {answers.readable(found.current_status)}",
+            )
+        raise self.error(
+            UnexpectedResponseError, answer, "; it names no code, and its status could not be read"
+        )
+
+    def read_status(self, chosen: Route) -> Generator[Effect, Any, Job | Answer]:
+        """The job as the version at hand describes it, or the other if that one is gone."""
+        answer = yield from self.exchange(WIRES[chosen.version], status=True)
+        other = None if self.switched else self.other(chosen, answer)
+        if other is not None:
+            answer = yield from self.exchange(WIRES[other.version], status=True)
+        if isinstance(answer, Response) and 200 <= answer.status < 300:
+            job = read_job(answer, self.process_id)
+            return answer if isinstance(job, Unusable) else job
+        return answer
+
+    def result(self, job: Job, chosen: Route) -> CancelResult:
+        return CancelResult(
+            job.process_id,
+            job.filename,
+            job.current_status,
+            job.message,
+            job.extra,
+            route=chosen,
+            attempts=self.attempts,
+        )
+
+    def failure(self, answer: Answer) -> CancelError:
+        """The error for an answer that is neither 2xx nor 400, or for none."""
+        assert self.route is not None  # noqa: S101 (an answer came by a route)
+        version = self.route.version
+        if isinstance(answer, Lost):
+            kind = CancelTimeoutError if answer.timeout else TransportError
+            unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
+            return kind(
+                f"job {self.process_id}: API v{version} gave no answer: "
+                f"{answers.readable(self.scrub(answer.reason))} "
+                f"(requests sent: {self.attempts}){unknown}",
+                **self.facts(),
+            )
+        status = answer.status
+        if status == GONE or status in MISSING:
+            if version is V1:
+                self.tell(NoticeKind.FAILED, self.route, answer)
+            return self.error(
+                ApiVersionRetiredError if status == GONE else EndpointNotFoundError, answer
+            )
+        if status == 422:
+            return self.error(
+                RequestValidationError, answer, errors=answers.complaint(answer).errors
+            )
+        if status == 429:
+            return self.error(
+                RateLimitError,
+                answer,
+                reset_at=answers.reset_at(answer, now_of(self.world)),
+                limit=answers.count(answer.header(b"x-ratelimit-limit")),
+                remaining=answers.count(answer.header(b"x-ratelimit-remaining")),
+            )
+        if status in _BY_STATUS:
+            return self.error(_BY_STATUS[status], answer)
+        if status >= 500:
+            return self.error(ServerError, answer)
+        if 300 <= status < 400:
+            where = answers.readable(self.scrub(answer.header(b"location") or "nowhere"))
+            return self.error(
+                UnexpectedResponseError, answer, f"; a redirect to {where} is not followed"
+            )
+        return self.error(UnexpectedResponseError, answer, "; nobody published that status")
+
+    def unusable(self, answer: Response, why: str) -> CancelError:
+        """The server says yes, but not to what: whether the job was cancelled is unknown."""
+        return UnexpectedResponseError(
+            f"job {self.process_id}: API {self.label()} answered {answer.status}, but {why}",
+            **{**self.facts(answer), "outcome_unknown": True},
+        )
+
+    def error(
+        self, kind: type[CancelError], answer: Response, remark: str = "", **facts: Any
+    ) -> CancelError:
+        """An error that names the job, the version, the status and the server's own words."""
+        said = answers.complaint(answer)
+        code = facts.pop("code", said.code)
+        shown = f" {code}" if code and code not in said.words else ""
+        message = f"job {self.process_id}: API {self.label()} answered {answer.status}{shown}"
+        if said.words:
+            message += f": {said.words}"
+        message += remark
+        merged = {**self.facts(answer), "code": code, **facts}
+        if merged["outcome_unknown"]:
+            message += "; the cancel may have been applied all the same"
+        if "errors" in merged:
+            merged["errors"] = json.loads(self.scrub(json.dumps(merged["errors"])))
+        merged["code"] = self.scrub(code) if code else None
+        return kind(self.scrub(message), **merged)
+
+    def facts(self, answer: Response | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "process_id": self.process_id,
+            "api_version": self.route.version if self.route else None,
+            "attempts": self.attempts,
+            "outcome_unknown": self.maybe_applied,
+        }
+        if answer is not None:
+            found["status_code"] = answer.status
+            found["body"] = self.scrub(answer.body[:_BODY_SHOWN].decode("utf-8", "replace"))
+        return found
+
+    def scrub(self, text: str) -> str:
+        """``text`` without the key, should a server have echoed it."""
+        if self.settings.api_key is None:
+            return text
+        for form in {
+            self.settings.api_key.reveal(),
+            json.dumps(self.settings.api_key.reveal())[1:-1],
+        }:
+            text = text.replace(form, "***")
+        return text
+
+    def label(self) -> str:
+        return f"v{self.route.version}" if self.route else ""
+
+    def now_or_clock(self) -> datetime:
+        return self.now or now_of(self.world)
+
+    def hear(self, answer: Response) -> None:
+        """Pass on what the server's headers say of the end of v1."""
+        said = answers.announcement(answer)
+        if said is not None:
+            self.tell(NoticeKind.ANNOUNCED, self.route, answer, said.sunset, said.successor)
+
+    def tell(
+        self,
+        kind: NoticeKind,
+        chosen: Route | None,
+        answer: Answer | None = None,
+        sunset: datetime | None = None,
+        successor: str | None = None,
+    ) -> None:
+        self.world.tell(
+            Notice(
+                kind,
+                chosen,
+                self.now_or_clock(),
+                self.world.monotonic(),
+                self.settings,
+                answer.status if isinstance(answer, Response) else None,
+                sunset,
+                successor,
+            )
+        )
+
+    def event(self, outcome: str, **facts: Any) -> CancelEvent:
+        duration = self.world.monotonic() - self.started
+        return CancelEvent(
+            self.process_id, self.route, self.attempts, self.switched, duration, outcome, **facts
+        )
+
+
+_BY_STATUS: dict[int, type[CancelError]] = {
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    403: PermissionDeniedError,
+}

@@ -1,0 +1,135 @@
+"""Which version, and why: the decision table (pure).
+
+``decide`` is the only place where a version is chosen. Its rows are those of the README, in
+order; the first that applies wins. What a flag says is asked for by yielding ``Ask``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import ApiVersionRetiredError
+from .rollout import bucket
+from .versions import V1, V2, Phase, phase
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from packaging.version import Version
+
+    from .settings import Settings
+
+
+class RouteReason(str, Enum):
+    """Why a version was chosen."""
+
+    PINNED = "PINNED"
+    SUNSET = "SUNSET"
+    V1_GONE = "V1_GONE"
+    FLAG = "FLAG"
+    ROLLOUT = "ROLLOUT"
+    DEFAULT = "DEFAULT"
+    V2_MISSING = "V2_MISSING"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A decision: the version, and the reason for it."""
+
+    version: Version
+    reason: RouteReason
+
+    def __str__(self) -> str:
+        return f"v{self.version} ({self.reason.value})"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteContext:
+    """What a flag is told about the job it decides on.
+
+    Attributes:
+        process_id: the job.
+        now: the time of the decision (aware).
+        sunset: when v1 ends, by the settings (aware).
+        phase: where v1 stands in its life at ``now``.
+        share: the rollout's share at ``now``, in percent.
+    """
+
+    process_id: int
+    now: datetime
+    sunset: datetime
+    phase: Phase
+    share: float
+
+
+class Ask(NamedTuple):
+    """An effect: ask the flag, and send its opinion back (true for v2, ``None`` for none)."""
+
+    context: RouteContext
+
+
+Decision = Generator[Ask, bool | None, Route]
+
+_V1_PINNED = Route(V1, RouteReason.PINNED)
+_V1_FLAG = Route(V1, RouteReason.FLAG)
+_V1_DEFAULT = Route(V1, RouteReason.DEFAULT)
+_V2_PINNED = Route(V2, RouteReason.PINNED)
+_V2_SUNSET = Route(V2, RouteReason.SUNSET)
+_V2_FLAG = Route(V2, RouteReason.FLAG)
+_V2_ROLLOUT = Route(V2, RouteReason.ROLLOUT)
+V1_GONE = Route(V2, RouteReason.V1_GONE)
+V2_MISSING = Route(V1, RouteReason.V2_MISSING)
+
+
+def decide(settings: Settings, process_id: int, now: datetime, *, v1_gone: bool) -> Decision:
+    """Choose the version for one job at ``now`` (aware).
+
+    Args:
+        settings: which versions are admitted, the sunset, flag and rollout.
+        process_id: the job, checked.
+        now: the time of the decision.
+        v1_gone: whether v1 answered 410 a short while ago.
+
+    Raises:
+        ApiVersionRetiredError: only v1 is admitted, it is gone, and ``after_sunset="raise"``.
+    """
+    if not settings.admits_v1:
+        return _V2_PINNED
+    if now >= settings.v1_sunset:
+        if may_leave_v1(settings):
+            return _V2_SUNSET
+        if settings.after_sunset == "raise":
+            raise ApiVersionRetiredError(
+                f"job {process_id}: API v1 was retired on {settings.v1_sunset.isoformat()} and "
+                f"api_version={settings.api_version!r} admits nothing else; set "
+                'api_version="auto" (REVENUEBASE_API_VERSION=auto)',
+                process_id=process_id,
+                api_version=V1,
+            )
+        return _V1_PINNED
+    if v1_gone and may_leave_v1(settings):
+        return V1_GONE
+    if not settings.admits_v2:
+        return _V1_PINNED
+    share = settings.v2_rollout.share(now)
+    if settings.v2_flag is not None:
+        stage = phase(now, settings.v1_sunset)
+        opinion = yield Ask(RouteContext(process_id, now, settings.v1_sunset, stage, share))
+        if opinion is not None:
+            return _V2_FLAG if opinion else _V1_FLAG
+    if share > 0 and bucket(settings.rollout_salt, process_id) < share:
+        return _V2_ROLLOUT
+    return _V1_DEFAULT
+
+
+def may_leave_v1(settings: Settings) -> bool:
+    """Whether a call that finds v1 gone may go to v2."""
+    return settings.admits_v2 or settings.after_sunset == "migrate"
+
+
+def may_return_to_v1(settings: Settings, now: datetime) -> bool:
+    """Whether a call that finds v2 missing may go to v1."""
+    return settings.admits_v1 and now < settings.v1_sunset

@@ -1,0 +1,382 @@
+"""Settings: every option, checked once when made, and never changed after (pure).
+
+``Settings(...)`` reads nothing but its arguments; ``Settings.from_env(environ)`` is the one
+place that knows the names of the environment variables.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from urllib.parse import urlsplit
+
+from .dates import parse_date
+from .errors import ConfigurationError
+from .rollout import Rollout
+from .versions import V1, V1_SUNSET, V2
+
+if TYPE_CHECKING:
+    from .events import CancelEvent
+    from .routing import RouteContext
+
+DEFAULT_BASE_URL = "https://api.revenuebase.ai"
+
+Flag = Callable[["RouteContext"], "bool | Awaitable[bool | None] | None"]
+
+_VARIABLES = {
+    name: f"REVENUEBASE_{name.upper()}"
+    for name in (
+        "api_key",
+        "base_url",
+        "api_version",
+        "v1_sunset",
+        "after_sunset",
+        "v2_rollout",
+        "rollout_salt",
+        "v2_flag",
+        "timeout",
+        "max_attempts",
+    )
+}
+
+
+class Secret:
+    """A text that is never shown: not printed, not logged, not pickled."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself; for the header it belongs into."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled")
+
+
+@dataclass(frozen=True, init=False)
+class Settings:
+    """How jobs are cancelled; frozen, and checked when made.
+
+    Args:
+        api_key: the key, sent in the header ``x-key``. Needed only to send.
+        base_url: where the API is: https, or plain http to loopback.
+        api_version: ``"auto"``, ``"v1"``, ``"v2"``, or a specifier such as ``">=2"`` (PEP 440).
+        v1_sunset: when v1 ends: ISO 8601, an HTTP-date or a ``date``; UTC unless it says so.
+        after_sunset: what a v1-only setting does then: ``"migrate"``, ``"raise"`` or ``"try"``.
+        v2_rollout: percent of the jobs that go to v2 before the sunset.
+        rollout_salt: shuffles which jobs come first.
+        v2_flag: asked for each job: true is v2, false is v1, ``None`` is no opinion.
+        on_event: called with one ``CancelEvent`` per finished call.
+        timeout: seconds for a whole call, retries and waits included.
+        max_attempts: requests per version.
+        already_cancelled: ``"return"`` makes a job that was cancelled before a result.
+
+    Raises:
+        ConfigurationError: names the setting, the value, and what would be right.
+    """
+
+    api_key: Secret | None
+    base_url: str
+    api_version: str
+    v1_sunset: datetime
+    after_sunset: Literal["migrate", "raise", "try"]
+    v2_rollout: Rollout
+    rollout_salt: str
+    v2_flag: Flag | str | None
+    on_event: Callable[[CancelEvent], object] | None
+    timeout: float
+    max_attempts: int
+    already_cancelled: Literal["raise", "return"]
+    #: Which versions ``api_version`` lets a call use.
+    admits_v1: bool = field(init=False, repr=False)
+    admits_v2: bool = field(init=False, repr=False)
+    #: Whether white space was stripped from the key (the vendor's "#1 cause of 401").
+    stripped_key: bool = field(init=False, repr=False, compare=False)
+
+    def __init__(
+        self,
+        api_key: str | Secret | None = None,
+        *,
+        base_url: str = DEFAULT_BASE_URL,
+        api_version: str = "auto",
+        v1_sunset: str | date | datetime = V1_SUNSET,
+        after_sunset: Literal["migrate", "raise", "try"] = "migrate",
+        v2_rollout: float | str | Mapping[str | date, float] | Rollout = 0.0,
+        rollout_salt: str = "",
+        v2_flag: Flag | str | None = None,
+        on_event: Callable[[CancelEvent], object] | None = None,
+        timeout: float | str = 60.0,
+        max_attempts: int | str = 3,
+        already_cancelled: Literal["raise", "return"] = "raise",
+    ) -> None:
+        # First of all, so that no frame of a later error's traceback holds the key in the clear.
+        key, stripped, complaint = _guard_key(api_key)
+        del api_key
+        if complaint:
+            _refuse("api_key", None, complaint)
+        admits_v1, admits_v2 = _admitted(api_version)
+        given = {
+            "api_key": key,
+            "stripped_key": stripped,
+            "base_url": _base_url(base_url),
+            "api_version": api_version,
+            "admits_v1": admits_v1,
+            "admits_v2": admits_v2,
+            "v1_sunset": _sunset(v1_sunset),
+            "after_sunset": _choice("after_sunset", after_sunset, ("migrate", "raise", "try")),
+            "v2_rollout": _rollout(v2_rollout),
+            "rollout_salt": _text("rollout_salt", rollout_salt),
+            "v2_flag": _flag(v2_flag),
+            "on_event": _callable("on_event", on_event),
+            "timeout": _seconds(timeout),
+            "max_attempts": _count(max_attempts),
+            "already_cancelled": _choice(
+                "already_cancelled", already_cancelled, ("raise", "return")
+            ),
+        }
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
+        """Settings from ``REVENUEBASE_*`` variables; an explicit value that is not ``None`` wins.
+
+        An empty variable counts as unset. ``environ`` is ``os.environ`` where it is not given.
+
+        Raises:
+            ConfigurationError: names the setting and its variable.
+        """
+        if environ is None:
+            import os
+
+            environ = os.environ
+        values: dict[str, Any] = {
+            name: environ[variable].strip()
+            for name, variable in _VARIABLES.items()
+            if name != "api_key" and environ.get(variable, "").strip()
+        }
+        # The key is wrapped, and its sources forgotten, before anything can raise.
+        key = explicit.pop("api_key", None) or environ.get(_VARIABLES["api_key"]) or None
+        guarded = key if key is None or isinstance(key, Secret) else Secret(key)
+        del key, environ
+        values.update({name: value for name, value in explicit.items() if value is not None})
+        unknown = sorted(set(values) - {item.name for item in fields(cls) if item.init})
+        if unknown:
+            raise ConfigurationError(f"there is no setting {unknown[0]!r}")
+        return cls(guarded, **values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled key would end up in queues and files; the receiver sets its own.
+        return {**self.__dict__, "api_key": None}
+
+    def __copy__(self) -> Settings:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
+        return self
+
+
+def _refuse(name: str, value: object, right: str) -> NoReturn:
+    variable = f" ({_VARIABLES[name]})" if name in _VARIABLES else ""
+    shown = "" if value is None else f" {value!r}"[:120]
+    raise ConfigurationError(f"{name}{variable}{shown}: {right}")
+
+
+def _guard_key(value: object) -> tuple[Secret | None, bool, str]:
+    """The key, whether white space was stripped from it, and what is wrong with it."""
+    if isinstance(value, Secret):
+        value = value.reveal()
+    if value is None:
+        return None, False, ""
+    if not isinstance(value, str):
+        return None, False, f"is a {type(value).__name__}; give the key as a str"
+    text = value.strip()
+    if not text:
+        return None, False, ""
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        return (
+            None,
+            False,
+            ("holds blanks, control or non-ASCII characters; copy the key again, without quotes"),
+        )
+    return Secret(text), text != value, ""
+
+
+def _base_url(value: object) -> str:
+    right = "give https://host[:port][/prefix], or http:// to loopback"
+    if not isinstance(value, str):
+        _refuse("base_url", value, right)
+    if "@" in value:
+        _refuse("base_url", None, f"holds credentials; {right}")
+    if not re.fullmatch(r"[A-Za-z]+://[A-Za-z0-9.\-_:\[\]]+(/[A-Za-z0-9._~/-]*)?", value.strip()):
+        _refuse("base_url", value, right)
+    try:
+        parts = urlsplit(value.strip())
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        _refuse("base_url", value, f"{error}; {right}")
+    if not host or port == 0 or any(part in (".", "..") for part in parts.path.split("/")):
+        _refuse("base_url", value, right)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        _refuse("base_url", value, f"the key would travel in the clear; {right}")
+    netloc = f"[{host}]" if ":" in host else host
+    if port is not None and port != {"https": 443, "http": 80}[parts.scheme]:
+        netloc += f":{port}"
+    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address never leaves this machine."""
+    if host == "localhost":
+        return True
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _admitted(value: object) -> tuple[bool, bool]:
+    """Whether v1, and whether v2, may be used."""
+    right = 'give "auto", "v1", "v2", or a specifier such as ">=2"'
+    if not isinstance(value, str):
+        _refuse("api_version", value, right)
+    known = {"auto": (True, True), "v1": (True, False), "v2": (False, True)}.get(value)
+    if known is not None:
+        return known
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    if not value.strip():
+        _refuse("api_version", value, right)
+    try:
+        admits = SpecifierSet(value)
+    except InvalidSpecifier:
+        _refuse("api_version", value, right)
+    found = admits.contains(V1), admits.contains(V2)
+    if not any(found):
+        _refuse("api_version", value, f"admits neither v1 nor v2; {right}")
+    return found
+
+
+def _sunset(value: object) -> datetime:
+    try:
+        return parse_date(value)
+    except ValueError:
+        _refuse(
+            "v1_sunset",
+            value,
+            "give an ISO 8601 date such as 2026-07-07 or 2026-07-07T00:00:00+00:00, "
+            "or an HTTP-date",
+        )
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        _refuse(name, value, "give " + " or ".join(repr(choice) for choice in choices))
+    return str(value)
+
+
+def _number(name: str, value: object, right: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        _refuse(name, value, right)
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        _refuse(name, value, right)
+    if not math.isfinite(number):
+        _refuse(name, value, right)
+    return number
+
+
+def _seconds(value: object) -> float:
+    right = "give seconds, more than 0 and at most 86400"
+    number = _number("timeout", value, right)
+    if not 0 < number <= 86_400:
+        _refuse("timeout", value, right)
+    return number
+
+
+def _count(value: object) -> int:
+    right = "give a whole number from 1 to 100"
+    number = _number("max_attempts", value, right)
+    if not 1 <= number <= 100 or number != int(number):
+        _refuse("max_attempts", value, right)
+    return int(number)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        _refuse(name, value, "give a str")
+    return value
+
+
+def _rollout(value: object) -> Rollout:
+    if isinstance(value, Rollout):
+        return value
+    if isinstance(value, str) and "=" in value:
+        pairs = [part.partition("=")[::2] for part in value.split(",")]
+        return _schedule(value, pairs)
+    if isinstance(value, Mapping):
+        return _schedule(value, list(value.items()))
+    return Rollout(((None, _share(value, value)),))
+
+
+def _schedule(value: object, pairs: list[tuple[Any, Any]]) -> Rollout:
+    steps: dict[datetime, float] = {}
+    for start, share in pairs:
+        try:
+            moment = parse_date(start)
+        except ValueError:
+            _refuse("v2_rollout", value, f"{start!r} is no date; {_ROLLOUT_RIGHT}")
+        if moment in steps:
+            _refuse("v2_rollout", value, f"has two steps at {start}; {_ROLLOUT_RIGHT}")
+        steps[moment] = _share(value, share)
+    if not steps:
+        _refuse("v2_rollout", value, _ROLLOUT_RIGHT)
+    return Rollout(tuple(sorted(steps.items())))
+
+
+_ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
+
+
+def _share(value: object, share: object) -> float:
+    if isinstance(share, str):
+        share = share.strip().removesuffix("%")
+    try:
+        number = _number("v2_rollout", share, _ROLLOUT_RIGHT)
+    except ConfigurationError:
+        _refuse("v2_rollout", value, _ROLLOUT_RIGHT)
+    if not 0 <= number <= 100:
+        _refuse("v2_rollout", value, _ROLLOUT_RIGHT)
+    return number
+
+
+def _flag(value: object) -> object:
+    if isinstance(value, str):
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
+            _refuse("v2_flag", value, "give a callable, or its name as package.module:attribute")
+        return value
+    return _callable("v2_flag", value)
+
+
+def _callable(name: str, value: object) -> object:
+    if value is not None and not callable(value):
+        _refuse(name, value, "give a callable")
+    return value

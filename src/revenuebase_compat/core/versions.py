@@ -1,0 +1,50 @@
+"""The API versions, when they end, and what follows them (pure data).
+
+A new version, or a new date, is an edit to this file and to ``wire``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+
+from packaging.version import Version
+
+V1 = Version("1")
+V2 = Version("2")
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """What is published about the life of one version (contract/CONTRACT.md)."""
+
+    sunset: datetime | None
+    cancel: str
+
+
+# "Sunset: Tue, 07 Jul 2026"; hour and time zone are not given, so midnight UTC, the earliest.
+V1_SUNSET = datetime(2026, 7, 7, tzinfo=timezone.utc)
+
+LIFECYCLES = {
+    V1: Lifecycle(V1_SUNSET, "POST /v1/cancel-process"),
+    V2: Lifecycle(None, "POST /v2/jobs/{process_id}/cancel"),
+}
+
+#: From this long before its sunset on, using a version is worth a WARNING.
+FINAL_STRETCH = timedelta(days=90)
+
+
+class Phase(str, Enum):
+    """Where a version stands in its life."""
+
+    DEPRECATED = "deprecated"
+    SUNSETTING = "sunsetting"
+    RETIRED = "retired"
+
+
+def phase(now: datetime, sunset: datetime) -> Phase:
+    """The phase at ``now`` of a version that ends at ``sunset``; both are aware."""
+    if now >= sunset:
+        return Phase.RETIRED
+    return Phase.SUNSETTING if sunset - now <= FINAL_STRETCH else Phase.DEPRECATED

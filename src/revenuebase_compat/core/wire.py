@@ -1,0 +1,242 @@
+"""The wire: how a cancel goes up, and how an answer comes down, per version (pure).
+
+v1 named the job in a JSON body, v2 names it in the path:
+
+==========  =====================================================  ============================
+            v1                                                     v2
+==========  =====================================================  ============================
+cancel      ``POST /v1/cancel-process``                            ``POST /v2/jobs/42/cancel``
+status      ``POST /v1/batch-process-email-status``                ``GET /v2/jobs/42``
+up          ``{"process_id": 42}``                                 no body
+down        ``process_id``, ``filename``, ``current_status``, ``message``: the same on both
+==========  =====================================================  ============================
+
+Source: contract/CONTRACT.md. What an answer other than 2xx means stands in ``answers``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .result import PROCESS_ID_LIMIT, Job
+from .versions import V1, V2
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+#: No published answer comes near it; more is not read (bytes, before and after decompression).
+MAX_BODY = 1024 * 1024
+
+FIELDS = ("process_id", "filename", "current_status", "message")
+
+
+class Request(NamedTuple):
+    """A request without its host and its key."""
+
+    method: str
+    path: str
+    body: bytes = b""
+
+
+class Response:
+    """An answer that arrived whole: status, raw headers, body.
+
+    ``problem`` says why the body could not be had, where that is so; ``body`` is empty then.
+    The ``repr`` shows no body, as a server may have echoed the key.
+    """
+
+    __slots__ = ("body", "headers", "problem", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+        problem: str = "",
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.problem = problem
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that (lower-case) name, stripped."""
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value.decode("latin-1").strip()
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}, {len(self.body)} bytes>"
+
+
+class Lost(NamedTuple):
+    """No answer, or not all of it.
+
+    Attributes:
+        reason: what happened, in words.
+        sent: whether the request may have reached the server.
+        timeout: whether time ran out.
+    """
+
+    reason: str
+    sent: bool
+    timeout: bool = False
+
+
+Answer = Response | Lost
+
+
+class Unusable(NamedTuple):
+    """A body that no result can be built from, and why: completes "the body …"."""
+
+    why: str
+
+
+class Wire(NamedTuple):
+    """How one version says it."""
+
+    version: Version
+    cancel: Callable[[int], Request]
+    status: Callable[[int], Request]
+
+
+def _v1_body(process_id: int) -> bytes:
+    return b'{"process_id":%d}' % process_id
+
+
+WIRES = {
+    V1: Wire(
+        V1,
+        lambda process_id: Request("POST", "/v1/cancel-process", _v1_body(process_id)),
+        lambda process_id: Request("POST", "/v1/batch-process-email-status", _v1_body(process_id)),
+    ),
+    V2: Wire(
+        V2,
+        lambda process_id: Request("POST", f"/v2/jobs/{process_id}/cancel"),
+        lambda process_id: Request("GET", f"/v2/jobs/{process_id}"),
+    ),
+}
+
+
+def read_job(response: Response, process_id: int) -> Job | Unusable:
+    """The job an answer describes, or why it describes none; never raises.
+
+    Unknown fields are kept, unknown statuses too. An answer about another job, one that holds a
+    key twice, or one whose fields cannot mean what they must, is unusable.
+    """
+    data = load_json(response)
+    if isinstance(data, Unusable):
+        return data
+    if not isinstance(data, dict):
+        return Unusable(f"is {_kind(data)}, not an object")
+    missing = [name for name in FIELDS if name not in data]
+    if missing:
+        return Unusable(f"lacks {', '.join(missing)}")
+    found = data["process_id"]
+    if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) <= 64:
+        found = int(found)
+    if type(found) is not int:
+        return Unusable(f"gives process_id as {_kind(data['process_id'])}")
+    if found != process_id:
+        other = found if abs(found) < PROCESS_ID_LIMIT else "a number out of range"
+        return Unusable(f"is about another job, {other}")
+    for name in FIELDS[1:]:
+        if not isinstance(data[name], str):
+            return Unusable(f"gives {name} as {_kind(data[name])}")
+    extra = {name: value for name, value in data.items() if name not in FIELDS}
+    return Job(process_id, data["filename"], data["current_status"], data["message"], extra)
+
+
+def load_json(response: Response) -> Any | Unusable:
+    """The body as strict JSON (RFC 8259, and no key twice in an object); never raises."""
+    if response.problem:
+        return Unusable(response.problem)
+    if not response.body.strip():
+        return Unusable("is empty")
+    try:
+        # A BOM may be ignored (RFC 8259, 8.1); the codec that does it is slow.
+        text = response.body.decode("utf-8-sig" if response.body[:1] == b"\xef" else "utf-8")
+    except UnicodeDecodeError:
+        return Unusable("is not UTF-8")
+    try:
+        data = _DECODER.decode(text)
+        if "\\u" in text:  # only an escape can bring in half a surrogate pair
+            json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Unusable("holds half a surrogate pair")
+    except RecursionError:
+        return Unusable("is nested too deeply")
+    except _Refused as refused:
+        return Unusable(str(refused))
+    except ValueError:
+        return Unusable("is not JSON")
+    return data
+
+
+class _Refused(ValueError):
+    """JSON by the grammar, but not to be relied on."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Refused("is ambiguous: it holds a key twice")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise _Refused(f"holds {name}, which is not JSON")
+
+
+def _int(text: str) -> int:
+    if len(text) > 400:  # int() takes quadratic time
+        raise _Refused("holds a number of absurd length")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise _Refused("holds a number out of range")
+    return number
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_int, parse_float=_float
+)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "an integer", float: "a fraction", str: "a text"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "an object")
+
+
+def unpack(status: int, headers: Sequence[tuple[bytes, bytes]], raw: bytes) -> Response:
+    """A response from what came over the wire; decompresses, but never beyond ``MAX_BODY``."""
+    response = Response(status, headers, raw)
+    if len(raw) > MAX_BODY:
+        return Response(status, headers, problem="is larger than 1 MiB")
+    encoding = (response.header(b"content-encoding") or "identity").lower()
+    if encoding == "identity" or not raw:
+        return response
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return Response(status, headers, problem="has a content-encoding that was not asked for")
+    import zlib
+
+    # 47: gzip or zlib, by their header; some servers send "deflate" without one (-15).
+    for wbits in (47, -15):
+        decoder = zlib.decompressobj(wbits)
+        try:
+            body = decoder.decompress(raw, MAX_BODY + 1)
+        except zlib.error:
+            continue
+        if len(body) > MAX_BODY:
+            return Response(status, headers, problem="is larger than 1 MiB once decompressed")
+        if decoder.eof:
+            return Response(status, headers, body)
+    return Response(status, headers, problem="is not what its content-encoding says")

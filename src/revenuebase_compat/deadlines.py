@@ -1,0 +1,132 @@
+"""Deadlines that hold: an attempt that is overdue has its connection shut down under it.
+
+httpx bounds each read, not their sum, so a server that sends a byte now and then could hold a
+synchronous caller for ever. One daemon thread per process, asleep until the nearest deadline,
+ends that: ``shutdown()`` wakes whoever reads. The asynchronous client has ``asyncio`` for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+
+class Attempt:
+    """One attempt and its deadline; ``socket`` is set as soon as it is known."""
+
+    __slots__ = ("_connecting", "deadline", "overdue", "socket")
+
+    def __init__(self, timeout: float, known: socket.socket | None) -> None:
+        self.deadline = time.monotonic() + timeout
+        self.overdue = False
+        self.socket = known
+        self._connecting: socket.socket | None = None
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """httpx's ``trace`` extension: learns of a connection while it is being made."""
+        if event.endswith("connect_tcp.complete"):
+            # A duplicate, as TLS will take the original over, and may hang in its handshake.
+            self.release()
+            self.socket = self._connecting = info["return_value"].get_extra_info("socket").dup()
+            if self.overdue:
+                self.shut_down()
+
+    def shut_down(self) -> None:
+        """Wake whoever waits on the connection."""
+        self.overdue = True
+        if self.socket is not None:
+            with suppress(OSError):
+                # Not the method of an SSLSocket, which would go on in the clear.
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+    def release(self) -> None:
+        """Close the duplicate, if there is one."""
+        if self._connecting is not None:
+            self._connecting.close()
+            self._connecting = None
+
+
+class Watch:
+    """All attempts under way, and the thread that ends the overdue ones."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._attempts: set[Attempt] = set()
+        self._wakes_at = float("inf")
+        self._running = False
+
+    def start(self, timeout: float, known: socket.socket | None) -> Attempt:
+        """Begin to watch an attempt; ``finish`` must follow."""
+        attempt = Attempt(timeout, known)
+        with self._changed:
+            self._attempts.add(attempt)
+            if not self._running:
+                self._running = True
+                threading.Thread(
+                    target=self._run, name="revenuebase-deadlines", daemon=True
+                ).start()
+            elif attempt.deadline < self._wakes_at:
+                self._changed.notify()
+        return attempt
+
+    def finish(self, attempt: Attempt) -> None:
+        """Stop watching: after this, the connection is no longer touched."""
+        with self._changed:
+            self._attempts.discard(attempt)
+        attempt.release()
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                for attempt in [one for one in self._attempts if one.deadline <= now]:
+                    self._attempts.discard(attempt)
+                    attempt.shut_down()
+                self._wakes_at = min((one.deadline for one in self._attempts), default=now + 60)
+                if not self._changed.wait(self._wakes_at - now) and not self._attempts:
+                    self._running = False  # nothing for a minute; the next attempt starts another
+                    return
+
+
+watch = Watch()
+
+
+def _after_fork() -> None:
+    # Of our threads, only the one that forked lives on here; its lock may be another's.
+    Watch.__init__(watch)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout as asyncio_timeout
+else:  # pragma: no cover (one branch per Python)
+    import asyncio
+
+    class asyncio_timeout:  # noqa: N801 (stands in for a function)
+        """``asyncio.timeout`` of Python 3.11, as far as it can be had on 3.10."""
+
+        def __init__(self, delay: float) -> None:
+            self._delay = delay
+            self._expired = False
+
+        async def __aenter__(self) -> None:
+            self._task = asyncio.current_task()
+            self._handle = asyncio.get_running_loop().call_later(self._delay, self._expire)
+
+        def _expire(self) -> None:
+            self._expired = True
+            assert self._task is not None  # noqa: S101
+            self._task.cancel()
+
+        async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+            self._handle.cancel()
+            if self._expired and kind is asyncio.CancelledError:
+                raise TimeoutError

@@ -1,0 +1,188 @@
+"""What people are told of v1: one log, and one warning class (the only words on deprecation).
+
+The log (logger ``revenuebase_compat``) is throttled: once per route, reason and hour, with the
+number left out. ``ApiDeprecationWarning`` points at the user's own line, and Python's warning
+filters decide how often it shows. No ``NullHandler``: a process that configured no logging
+still sees what is WARNING or worse on stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import warnings
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from .core.events import Notice, NoticeKind
+from .core.versions import LIFECYCLES, V1, V2, Phase, phase
+
+logger = logging.getLogger("revenuebase_compat")
+
+#: Seconds in which the same notice is logged once.
+INTERVAL = 3600.0
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+class ApiDeprecationWarning(DeprecationWarning):
+    """API v1 of RevenueBase plays a part in this call."""
+
+
+class Site(NamedTuple):
+    """The line a warning points at."""
+
+    filename: str
+    lineno: int
+    namespace: dict[str, Any]
+
+
+def caller() -> Site:
+    """The innermost line on the stack that is not this package's own."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__") or ""
+        if name != _PACKAGE and not name.startswith(_PACKAGE + "."):
+            break
+        frame = frame.f_back
+    return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
+
+
+class _Said:
+    """What was said when, and how often it was left out since."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.last: dict[object, tuple[float, int]] = {}
+        self.announced: dict[str, datetime] = {}
+
+    def omitted(self, key: object, at: float) -> int | None:
+        """How often ``key`` was left out since it was last said; ``None``: leave it out again."""
+        with self.lock:
+            since, left_out = self.last.get(key, (None, 0))
+            if since is not None and 0 <= at - since < INTERVAL:
+                self.last[key] = (since, left_out + 1)
+                return None
+            self.last[key] = (at, 0)
+            return left_out
+
+
+_said = _Said()
+
+
+def reset() -> None:
+    """Forget what was said (for tests, and in a forked child, where the lock may be held)."""
+    global _said
+    _said = _Said()
+
+
+def _after_fork() -> None:
+    _said.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def log(key: object, level: int, message: str, at: float, **extra: Any) -> None:
+    """Log, unless the same key was logged within the last hour; ``at`` is monotonic."""
+    left_out = _said.omitted(key, at)
+    if left_out is None:
+        return
+    if left_out:
+        message += f" ({left_out} like this were left out since it was last said)"
+    logger.log(level, "%s", message, extra={**extra, "left_out": left_out})
+
+
+def tell(notice: Notice, site: Site | None = None) -> None:
+    """Log a notice, and warn if it precedes a request.
+
+    ``site`` is where the user called, should that line no longer be on the stack.
+    """
+    kind, route = notice.kind, notice.route
+    sunset = notice.settings.v1_sunset
+    if notice.sunset is not None:
+        known = _said.announced.setdefault(notice.settings.base_url, notice.sunset)
+        if notice.sunset < known:
+            _said.announced[notice.settings.base_url] = notice.sunset
+    sunset = min(sunset, _said.announced.get(notice.settings.base_url, sunset))
+    stage = phase(notice.now, sunset)
+    message = _words(notice, sunset, stage)
+    level = _level(kind, stage)
+    version = f"v{route.version}" if route else "v1"
+    reason = route.reason.value if route else "PINNED"
+    log(
+        (kind, version, reason),
+        level,
+        message,
+        notice.at,
+        notice=kind.value,
+        api_version=version,
+        route_reason=reason,
+        sunset=sunset.isoformat(),
+        successor=notice.successor or LIFECYCLES[V2].cancel,
+    )
+    # Only before a request: an error made of a warning must never eat the result of a cancel.
+    if kind in (NoticeKind.USES_V1, NoticeKind.MIGRATED):
+        where = site or caller()
+        warnings.warn_explicit(
+            message,
+            ApiDeprecationWarning,
+            where.filename,
+            where.lineno,
+            module=where.namespace.get("__name__"),
+            registry=where.namespace.setdefault("__warningregistry__", {}),
+        )
+
+
+def _level(kind: NoticeKind, stage: Phase) -> int:
+    if kind is NoticeKind.FAILED:
+        return logging.ERROR
+    if kind in (NoticeKind.MIGRATED, NoticeKind.V1_GONE):
+        return logging.WARNING
+    if kind is NoticeKind.ANNOUNCED:
+        return logging.INFO if stage is Phase.DEPRECATED else logging.WARNING
+    return {
+        Phase.DEPRECATED: logging.INFO,
+        Phase.SUNSETTING: logging.WARNING,
+        Phase.RETIRED: logging.ERROR,
+    }[stage]
+
+
+def _words(notice: Notice, sunset: datetime, stage: Phase) -> str:
+    """What is called, until when, and what to set instead."""
+    kind, route, settings = notice.kind, notice.route, notice.settings
+    day = sunset.strftime("%Y-%m-%d")
+    old, new = LIFECYCLES[V1].cancel, LIFECYCLES[V2].cancel
+    ends = f"ended on {day}" if stage is Phase.RETIRED else f"ends on {day}"
+    instead = f'set api_version="v2" (REVENUEBASE_API_VERSION=v2) to call {new}'
+    if not settings.admits_v2:
+        instead = f'set api_version="auto" (REVENUEBASE_API_VERSION=auto) to call {new}'
+    reason = f" (reason {route.reason.value})" if route else ""
+    if kind is NoticeKind.USES_V1:
+        return f"RevenueBase API v1 {ends}, and jobs are still cancelled with {old}{reason}: " + (
+            instead
+        )
+    if kind is NoticeKind.MIGRATED:
+        return (
+            f"RevenueBase API v1 {'is gone' if stage is not Phase.RETIRED else ends}, and "
+            f"api_version={settings.api_version!r} asks for it; the job is cancelled with {new} "
+            f'instead{reason}: set api_version="auto" (REVENUEBASE_API_VERSION=auto)'
+        )
+    if kind is NoticeKind.V1_GONE:
+        return (
+            f"RevenueBase API v1 answered {notice.status} to {old}; the job is cancelled with "
+            f"{new} instead: {instead}"
+        )
+    if kind is NoticeKind.V2_MISSING:
+        return (
+            f"RevenueBase API v2 answered {notice.status} to {new}; the job is cancelled with "
+            f"{old} instead, which {ends}"
+        )
+    if kind is NoticeKind.FAILED:
+        said = f" answered {notice.status} to {old}" if notice.status else f" {ends}"
+        return f"RevenueBase API v1{said}, and the call failed: {instead}"
+    successor = f"; successor: {notice.successor}" if notice.successor else ""
+    return f"RevenueBase announces in its answers that API v1 {ends}{successor}: {instead}"

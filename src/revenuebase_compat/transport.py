@@ -1,0 +1,388 @@
+"""The only senders: one request out, one answer in; nothing is decided here.
+
+httpx does the work, through its public API: own pools are free lists of single-connection
+transports over one TLS context, which is faster than ``httpx.Client`` and lets a connection
+that went wrong be thrown away whole. Where the environment asks for proxies, each slot is an
+``httpx.Client``, which knows how to choose among them. A caller's own client is used as it is.
+
+No redirect is followed, and whatever goes wrong comes back as ``Lost``: plain data, without
+the exception, as the frames of its traceback would hold the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from ._version import __version__
+from .core.errors import ConfigurationError
+from .core.settings import Settings, is_loopback
+from .core.wire import MAX_BODY, Answer, Lost, Request, unpack
+from .deadlines import Attempt, asyncio_timeout, watch
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+#: Idle connections kept per pool, and seconds after which one that was not needed is closed.
+MAX_IDLE = 100
+IDLE_FOR = 60.0
+
+#: Marks our own requests, so that ``adopt`` lets them pass.
+MARK = "revenuebase_compat"
+
+_NOT_SENT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "LocalProtocolError",
+    "InvalidURL",
+}
+
+S = TypeVar("S")
+
+
+class _Slot(Generic[S]):
+    """One connection at most, and what sends over it."""
+
+    __slots__ = ("close", "idle_since", "send", "socket")
+
+    def __init__(self, send: Callable[[httpx.Request], S], close: Callable[[], Any]) -> None:
+        self.send = send
+        self.close = close
+        self.socket: Any = None
+        self.idle_since = 0.0
+
+
+class _Left(dict[str, float]):
+    """httpx's ``timeout`` extension, as what is left when a phase of the attempt begins."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__()
+        self._attempt = attempt
+
+    def get(self, phase: str, default: Any = None) -> float:
+        left = max(self._attempt.deadline - time.monotonic(), 0.001)
+        # "connect" is read once, and counts for TCP and again for TLS.
+        return left / 2 if phase == "connect" else left
+
+
+class _Requests:
+    """Builds httpx requests; the headers, and the key in them, are made once."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.api_key is not None  # noqa: S101 (the flow has asked)
+        self._base = settings.base_url
+        host = settings.base_url.split("/")[2]
+        self._headers = [
+            (b"Host", host.encode()),
+            (b"x-key", settings.api_key.reveal().encode()),
+            (b"Accept", b"application/json"),
+            (b"Accept-Encoding", b"identity"),
+            (b"User-Agent", f"revenuebase-compat/{__version__}".encode()),
+        ]
+
+    def arguments(self, request: Request) -> tuple[str, str, list[tuple[bytes, bytes]]]:
+        headers = self._headers
+        if request.body:
+            headers = [*headers, (b"Content-Type", b"application/json")]
+        if request.method == "POST":
+            headers = [*headers, (b"Content-Length", b"%d" % len(request.body))]
+        return request.method, self._base + request.path, headers
+
+    def build(self, request: Request, extensions: dict[str, Any]) -> httpx.Request:
+        import httpx
+
+        method, url, headers = self.arguments(request)
+        stream = httpx.ByteStream(request.body)
+        return httpx.Request(method, url, headers=headers, stream=stream, extensions=extensions)
+
+
+def lost(error: Exception, timeout: float, *, overdue: bool = False) -> Lost:
+    """What an exception tells of the attempt; by name, so that httpx2's count as well."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    sent = not names & _NOT_SENT
+    if overdue or names & {"TimeoutException", "TimeoutError"}:
+        waited = "" if sent else " to connect"
+        return Lost(f"no answer within {timeout:.3g} s{waited}", sent, timeout=True)
+    return Lost(f"{type(error).__name__}: {error}", sent)
+
+
+def _needs_proxy(settings: Settings) -> bool:
+    if is_loopback(_hostname(settings)):
+        return False
+    from urllib.request import getproxies  # httpx has loaded it, and reads the same
+
+    proxies = getproxies()
+    return any(proxies.get(scheme) for scheme in ("https", "all"))
+
+
+def _hostname(settings: Settings) -> str:
+    from urllib.parse import urlsplit
+
+    return urlsplit(settings.base_url).hostname or ""
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    import ssl
+
+    import httpx
+
+    if settings.base_url.startswith("http:"):
+        # Never used; loading the system's certificates would cost more than the first call.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    return httpx.create_ssl_context()
+
+
+class _Sender:
+    """What the two senders share: how slots are made, and how many are kept."""
+
+    def __init__(self, settings: Settings, http_client: Any) -> None:
+        self._settings = settings
+        self._theirs = http_client
+        self._closed = False
+        self._requests: _Requests | None = None
+        self._context: ssl.SSLContext | None = None
+        self._pid = os.getpid()
+
+    def check_open(self) -> None:
+        """Refuse before anything is sent."""
+        if self._closed:
+            raise ConfigurationError("this client is closed: make a new one")
+        if self._theirs is not None and getattr(self._theirs, "is_closed", False):
+            raise ConfigurationError("http_client is closed: give one that is open")
+
+    def _prepared(self) -> _Requests:
+        if self._requests is None:
+            self._requests = _Requests(self._settings)
+        return self._requests
+
+    def _options(self) -> dict[str, Any]:
+        import httpx
+
+        if self._context is None:
+            self._context = _tls(self._settings)
+        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        return {"verify": self._context, "limits": limits}
+
+    @staticmethod
+    def _surplus(free: deque[_Slot[S]]) -> _Slot[S] | None:
+        """The slot that was idle longest, if it is one too many."""
+        try:
+            if len(free) > MAX_IDLE or time.monotonic() - free[0].idle_since > IDLE_FOR:
+                return free.popleft()
+        except IndexError:  # another thread took the last
+            pass
+        return None
+
+
+class SyncSender(_Sender):
+    """Sends for ``Client``; thread-safe, and a forked child opens connections of its own."""
+
+    def __init__(self, settings: Settings, http_client: httpx.Client | None = None) -> None:
+        super().__init__(settings, http_client)
+        self._free: deque[_Slot[httpx.Response]] = deque()
+
+    def __call__(self, request: Request, timeout: float) -> Answer:
+        if self._theirs is not None:
+            return self._send_theirs(request, timeout)
+        slot = self._take()
+        attempt = watch.start(timeout, slot.socket)
+        extensions = {"timeout": _Left(attempt), "trace": attempt.trace, MARK: True}
+        try:
+            response = slot.send(self._prepared().build(request, extensions))
+            slot.socket = response.extensions["network_stream"].get_extra_info("socket")
+            answer = _read(response, attempt)
+        except BaseException as error:
+            slot.close()
+            if isinstance(error, Exception):
+                return lost(error, timeout, overdue=attempt.overdue)
+            raise
+        finally:
+            watch.finish(attempt)
+        if attempt.overdue or self._closed:
+            slot.close()
+        else:
+            self._give(slot)
+        return answer
+
+    def _send_theirs(self, request: Request, timeout: float) -> Answer:
+        client = self._theirs
+        attempt = Attempt(timeout, None)
+        method, url, headers = self._prepared().arguments(request)
+        try:
+            prepared = client.build_request(
+                method, url, headers=headers, content=request.body, extensions={MARK: True}
+            )
+            prepared.extensions["timeout"] = _Left(attempt)
+            return _read(client.send(prepared, stream=True, follow_redirects=False), attempt)
+        except Exception as error:
+            return lost(error, timeout)
+
+    def _take(self) -> _Slot[httpx.Response]:
+        if self._pid != os.getpid():
+            # The parent goes on using these connections: here only our copies are closed.
+            inherited, self._free, self._pid = self._free, deque(), os.getpid()
+            for slot in inherited:
+                slot.close()
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self._open()
+
+    def _open(self) -> _Slot[httpx.Response]:
+        import httpx
+
+        if _needs_proxy(self._settings):
+            client = httpx.Client(**self._options())
+            return _Slot(
+                lambda request: client.send(request, stream=True, follow_redirects=False),
+                client.close,
+            )
+        transport = httpx.HTTPTransport(**self._options())
+        return _Slot(transport.handle_request, transport.close)
+
+    def _give(self, slot: _Slot[httpx.Response]) -> None:
+        slot.idle_since = time.monotonic()
+        self._free.append(slot)
+        surplus = self._surplus(self._free)
+        if surplus is not None:
+            surplus.close()
+
+    def close(self) -> None:
+        """Close what is idle; what is in use closes when its call ends."""
+        self._closed = True
+        while self._free:
+            self._free.pop().close()
+
+
+def _read(response: httpx.Response, attempt: Attempt) -> Answer:
+    try:
+        if response.is_stream_consumed:  # by an event hook of the caller's client
+            return _decoded(response)
+        body = bytearray()
+        for chunk in response.iter_raw():
+            body += chunk
+            if len(body) > MAX_BODY:
+                break
+            if time.monotonic() > attempt.deadline:
+                raise TimeoutError
+    finally:
+        response.close()
+    return unpack(response.status_code, response.headers.raw, bytes(body))
+
+
+def _decoded(response: httpx.Response) -> Answer:
+    headers = [pair for pair in response.headers.raw if pair[0].lower() != b"content-encoding"]
+    return unpack(response.status_code, headers, response.content)
+
+
+class AsyncSender(_Sender):
+    """Sends for ``AsyncClient``; a free list per event loop, as connections belong to one."""
+
+    def __init__(self, settings: Settings, http_client: httpx.AsyncClient | None = None) -> None:
+        super().__init__(settings, http_client)
+        self._pools: _Pools = WeakKeyDictionary()
+        self._inherited: list[_Pools] = []
+
+    async def __call__(self, request: Request, timeout: float) -> Answer:
+        if self._theirs is not None:
+            return await self._send_theirs(request, timeout)
+        free = self._pool()
+        slot = free.pop() if free else self._open()
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+        try:
+            async with asyncio_timeout(timeout):
+                prepared = self._prepared().build(request, {"timeout": limits, MARK: True})
+                answer = await _read_async(await slot.send(prepared))
+        except BaseException as error:
+            await slot.close()
+            if isinstance(error, Exception):
+                return lost(error, timeout)
+            raise
+        await self._give(free, slot)
+        return answer
+
+    async def _send_theirs(self, request: Request, timeout: float) -> Answer:
+        client = self._theirs
+        method, url, headers = self._prepared().arguments(request)
+        try:
+            prepared = client.build_request(
+                method,
+                url,
+                headers=headers,
+                content=request.body,
+                timeout=timeout,
+                extensions={MARK: True},
+            )
+            async with asyncio_timeout(timeout):
+                return await _read_async(
+                    await client.send(prepared, stream=True, follow_redirects=False)
+                )
+        except Exception as error:
+            return lost(error, timeout)
+
+    def _pool(self) -> deque[_Slot[Awaitable[httpx.Response]]]:
+        if self._pid != os.getpid():
+            # Kept, not closed: closing would unregister the parent's sockets from its selector.
+            self._inherited.append(self._pools)
+            self._pools, self._pid = WeakKeyDictionary(), os.getpid()
+        return self._pools.setdefault(asyncio.get_running_loop(), deque())
+
+    def _open(self) -> _Slot[Awaitable[httpx.Response]]:
+        import httpx
+
+        if _needs_proxy(self._settings):
+            client = httpx.AsyncClient(**self._options())
+            return _Slot(
+                lambda request: client.send(request, stream=True, follow_redirects=False),
+                client.aclose,
+            )
+        transport = httpx.AsyncHTTPTransport(**self._options())
+        return _Slot(transport.handle_async_request, transport.aclose)
+
+    async def _give(
+        self,
+        free: deque[_Slot[Awaitable[httpx.Response]]],
+        slot: _Slot[Awaitable[httpx.Response]],
+    ) -> None:
+        if self._closed:
+            await slot.close()
+            return
+        slot.idle_since = time.monotonic()
+        free.append(slot)
+        surplus = self._surplus(free)
+        if surplus is not None:
+            await surplus.close()
+
+    async def close(self) -> None:
+        """Close what is idle in this event loop; other loops' connections end with them."""
+        self._closed = True
+        free = self._pools.pop(asyncio.get_running_loop(), None)
+        while free:
+            await free.pop().close()
+
+
+async def _read_async(response: httpx.Response) -> Answer:
+    try:
+        if response.is_stream_consumed:
+            return _decoded(response)
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MAX_BODY:
+                break
+    finally:
+        await response.aclose()
+    return unpack(response.status_code, response.headers.raw, bytes(body))
+
+
+_Pools = WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Slot[Awaitable["httpx.Response"]]]]
