@@ -14,7 +14,8 @@ import sys
 import threading
 import warnings
 from datetime import datetime
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any
 
 from .core.events import Notice, NoticeKind
 from .core.versions import LIFECYCLES, V1, V2, Phase, phase
@@ -31,12 +32,15 @@ class ApiDeprecationWarning(DeprecationWarning):
     """API v1 of RevenueBase plays a part in this call."""
 
 
-class Site(NamedTuple):
-    """The line a warning points at."""
+class Site:
+    """The line a warning points at; no ``repr`` of it shows the caller's globals."""
 
-    filename: str
-    lineno: int
-    namespace: dict[str, Any]
+    __slots__ = ("filename", "lineno", "namespace")
+
+    def __init__(self, frame: FrameType) -> None:
+        self.filename = frame.f_code.co_filename
+        self.lineno = frame.f_lineno
+        self.namespace = frame.f_globals
 
 
 def caller() -> Site:
@@ -47,7 +51,7 @@ def caller() -> Site:
         if name != _PACKAGE and not name.startswith(_PACKAGE + "."):
             break
         frame = frame.f_back
-    return Site(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
+    return Site(frame)
 
 
 class _Said:

@@ -15,8 +15,9 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from ._version import __version__
@@ -376,10 +377,13 @@ async def _read_async(response: httpx.Response) -> Answer:
         if response.is_stream_consumed:
             return _decoded(response)
         body = bytearray()
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > MAX_BODY:
-                break
+        # Closed here and now: the event loop would get to it only some time later.
+        raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
+        async with aclosing(raw) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > MAX_BODY:
+                    break
     finally:
         await response.aclose()
     return unpack(response.status_code, response.headers.raw, bytes(body))

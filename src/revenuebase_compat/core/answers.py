@@ -147,7 +147,8 @@ def complaint(response: Response) -> Complaint:
     data = load_json(response)
     if isinstance(data, Unusable):
         text = response.body.decode("utf-8", "replace").strip()
-        return Complaint(None, readable(text) or f"the body {data.why}", [])
+        empty = not text and not response.problem
+        return Complaint(None, "" if empty else readable(text) or f"the body {data.why}", [])
     texts = list(_texts(data))
     codes = [text for _, text in texts if _CODE.fullmatch(text)]
     known = {_SPELLINGS[code] for code in map(_normal, codes) if code in _SPELLINGS}

@@ -47,7 +47,7 @@ from .result import CancelResult, Job, JobStatus
 from .routing import V1_GONE, V2_MISSING, Ask, Route, decide, may_leave_v1, may_return_to_v1
 from .settings import Settings
 from .versions import V1
-from .wire import WIRES, Answer, Lost, Request, Response, Unusable, Wire, read_job
+from .wire import WIRES, Answer, Lost, Request, Response, Unusable, Wire, cut_short, read_job
 
 #: Seconds a 410 from v1 is remembered: vendors rehearse retirements, and roll them back.
 GONE_FOR = 15 * 60.0
@@ -184,6 +184,8 @@ class _Call:
             if not status:
                 self.attempts += 1
             answer = yield Send(request, left if last else left / 2)
+            if isinstance(answer, Response) and cut_short(answer):
+                answer = Lost("the answer was cut short", sent=True)
             if isinstance(answer, Lost):
                 wait, again = None, True
                 applied = answer.sent

@@ -176,6 +176,17 @@ def load_json(response: Response) -> Any | Unusable:
     return data
 
 
+def cut_short(response: Response) -> bool:
+    """Whether a body that ends where the connection does (RFC 9112, 6.3) ends too early.
+
+    Where a length or chunks frame the body, httpx notices by itself.
+    """
+    if response.header(b"content-length") or response.header(b"transfer-encoding"):
+        return False
+    body = response.body.strip()
+    return response.status == 200 and (not body or (body[0] == 123 and body[-1] != 125))  # { }
+
+
 class _Refused(ValueError):
     """JSON by the grammar, but not to be relied on."""
 

@@ -1,0 +1,225 @@
+"""The command ``revenuebase-compat``: arguments in, lines and exit codes out.
+
+Results go to stdout, notices and progress to stderr. Exit codes: 0 all cancelled, 1 some job
+was not, 2 wrong usage or settings. Optional parts are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any, NoReturn
+
+from ._version import __version__
+from .client import Client
+from .core.dates import parse_date
+from .core.errors import CancelError, ConfigurationError, InvalidProcessIdError
+from .core.result import CancelResult, check_process_id
+from .core.routing import Route, RouteReason
+from .core.settings import Settings
+
+WRONG = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except (ConfigurationError, InvalidProcessIdError, ImportError) as error:
+        if isinstance(error, ImportError) and "revenuebase-compat[" not in str(error):
+            raise
+        return _complain(str(error))
+    except BrokenPipeError:
+        # The reader went away, as `| head` does; nothing more can be said on stdout.
+        sys.stdout = None
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _complain(text: str) -> int:
+    print(f"revenuebase-compat: {text}", file=sys.stderr)
+    return WRONG
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="revenuebase-compat",
+        description="Cancels RevenueBase jobs on API v1 or v2, whichever is right today.",
+        epilog="Settings come from REVENUEBASE_* variables; the README has the table.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    cancel = commands.add_parser("cancel", help="cancel jobs", allow_abbrev=False)
+    cancel.add_argument("process_ids", metavar="ID", nargs="+", type=_process_id)
+    cancel.add_argument("--json", action="store_true", help="one JSON object a line, one per job")
+    cancel.add_argument(
+        "--sandbox",
+        action="store_true",
+        help="cancel in an embedded sandbox that holds these jobs; needs no key",
+    )
+    cancel.set_defaults(run=_cancel)
+
+    route = commands.add_parser(
+        "route", help="which version a cancel would go to, and why; sends nothing"
+    )
+    route.add_argument("process_ids", metavar="ID", nargs="+", type=_process_id)
+    route.add_argument("--at", metavar="DATE", type=_date, help="as if it were that date")
+    route.add_argument("--json", action="store_true", help="one JSON object a line, one per job")
+    route.set_defaults(run=_route)
+
+    sandbox = commands.add_parser("sandbox", help="serve the API on loopback, for trying out")
+    sandbox.add_argument("--port", type=_port, default=8042, help="default: 8042")
+    sandbox.add_argument("--now", metavar="DATE", type=_date, help="its clock; default: today's")
+    sandbox.add_argument(
+        "--jobs",
+        metavar="ID",
+        nargs="*",
+        type=_process_id,
+        default=list(range(1, 101)),
+        help="jobs it holds, all QUEUED; default: 1 to 100",
+    )
+    sandbox.set_defaults(run=_sandbox)
+    return parser
+
+
+def _process_id(text: str) -> int:
+    try:
+        return check_process_id(text)
+    except InvalidProcessIdError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _date(text: str) -> datetime:
+    try:
+        return parse_date(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no date: give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
+        ) from None
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:6]) < 65_536):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
+    return int(text)
+
+
+def why(route: Route, settings: Settings) -> str:
+    """The reason in words."""
+    day = settings.v1_sunset.strftime("%Y-%m-%d")
+    return {
+        RouteReason.PINNED: f"api_version is {settings.api_version!r}",
+        RouteReason.SUNSET: f"API v1 ended on {day}",
+        RouteReason.V1_GONE: "API v1 is gone already",
+        RouteReason.FLAG: "the flag says so",
+        RouteReason.ROLLOUT: "the job is in the rollout's share",
+        RouteReason.DEFAULT: f"API v1 lives until {day}",
+        RouteReason.V2_MISSING: "API v2 was missing",
+    }[route.reason]
+
+
+@contextmanager
+def _client(sandbox: bool, process_ids: Sequence[int]) -> Iterator[Client]:
+    if not sandbox:
+        with Client() as client:
+            yield client
+        return
+    from .sandbox import Sandbox
+
+    with Sandbox(jobs=process_ids) as service:
+        settings = Settings.from_env(api_key=service.api_key, base_url=service.base_url)
+        with Client(settings) as client:
+            yield client
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    failed = 0
+    with _client(arguments.sandbox, arguments.process_ids) as client:
+        for process_id in dict.fromkeys(arguments.process_ids):
+            try:
+                outcome: CancelResult | CancelError = client.cancel_job(process_id)
+            except ConfigurationError:
+                raise
+            except CancelError as error:
+                outcome, failed = error, 1
+            if arguments.json:
+                print(json.dumps(row(process_id, outcome)), flush=True)
+            elif isinstance(outcome, CancelError):
+                print(f"{type(outcome).__name__}: {outcome}", file=sys.stderr)
+            else:
+                print(
+                    f"job {process_id} ({outcome.filename}) is {outcome.current_status}, by API "
+                    f"{outcome.route}: {why(outcome.route, client.settings)}",
+                    flush=True,
+                )
+    return failed
+
+
+def row(process_id: int, outcome: CancelResult | CancelError) -> dict[str, Any]:
+    """One job's fate as plain JSON types."""
+    if isinstance(outcome, CancelResult):
+        return {"process_id": process_id, "ok": True, **outcome.to_dict()}
+    return {
+        "process_id": process_id,
+        "ok": False,
+        "error": type(outcome).__name__,
+        "code": outcome.code,
+        "message": str(outcome),
+        "outcome_unknown": outcome.outcome_unknown,
+    }
+
+
+def _route(arguments: argparse.Namespace) -> int:
+    moment = arguments.at or datetime.now(timezone.utc)
+    code = 0
+    with Client(clock=lambda: moment) as client:
+        for process_id in dict.fromkeys(arguments.process_ids):
+            try:
+                route = client.route(process_id)
+            except ConfigurationError:
+                raise
+            except CancelError as error:
+                code = 1
+                if arguments.json:
+                    print(json.dumps(row(process_id, error)))
+                else:
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+                continue
+            if arguments.json:
+                found = {"version": f"v{route.version}", "reason": route.reason.value}
+                print(json.dumps({"process_id": process_id, "ok": True, **found}))
+            else:
+                print(f"job {process_id}: {route}: {why(route, client.settings)}")
+    return code
+
+
+def _sandbox(arguments: argparse.Namespace) -> int:
+    from .sandbox import Sandbox
+
+    try:
+        with Sandbox(port=arguments.port, now=arguments.now, jobs=arguments.jobs) as service:
+            print(
+                f"export REVENUEBASE_BASE_URL={service.base_url} "
+                f"REVENUEBASE_API_KEY={service.api_key}",
+                flush=True,
+            )
+            print("serving until Ctrl-C", file=sys.stderr)
+            service.wait()
+    except OSError as error:
+        return _complain(f"port {arguments.port}: {error.strerror or error}: give another --port")
+    return 0
