@@ -40,7 +40,7 @@ def test_every_setting_has_its_row() -> None:
     for name in rc.Settings.__init__.__annotations__:
         if name == "return":
             continue
-        variable = f"`{_VARIABLES[name]}`" if name in _VARIABLES else "–"
+        variable = f"`{_VARIABLES[name]}`" if name in _VARIABLES else "\u2013"
         assert f"| `{name}` | {variable} |" in README
 
 

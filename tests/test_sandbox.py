@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from contract_facts import (
+from revenuebase_compat.sandbox import Job, Sandbox, Served, default_envelope
+from tests.contract_facts import (
     FOUR_FIELDS,
     JOB_STATUSES,
     OPERATIONS,
@@ -27,7 +28,6 @@ from contract_facts import (
     Operation,
     Schema,
 )
-from revenuebase_compat.sandbox import Job, Sandbox, Served, default_envelope
 
 SUNSET = datetime(2026, 7, 7, tzinfo=timezone.utc)
 BEFORE = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
