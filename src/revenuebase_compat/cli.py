@@ -21,6 +21,7 @@ from .core.errors import CancelError, ConfigurationError, InvalidProcessIdError
 from .core.result import CancelResult, check_process_id
 from .core.routing import Route, RouteReason
 from .core.settings import Settings
+from .core.timeline import timeline
 
 WRONG = 2
 
@@ -81,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     route.add_argument("--at", metavar="DATE", type=_date, help="as if it were that date")
     route.add_argument("--json", action="store_true", help="one JSON object a line, one per job")
     route.set_defaults(run=_route)
+
+    timeline = commands.add_parser("timeline", help="what goes where from a date on, and why")
+    timeline.add_argument(
+        "--from", dest="start", metavar="DATE", type=_date, help="default: today's"
+    )
+    timeline.add_argument("--json", action="store_true", help="one JSON object a line")
+    timeline.set_defaults(run=_timeline)
 
     sandbox = commands.add_parser("sandbox", help="serve the API on loopback, for trying out")
     sandbox.add_argument("--port", type=_port, default=8042, help="default: 8042")
@@ -206,6 +214,31 @@ def _route(arguments: argparse.Namespace) -> int:
             else:
                 print(f"job {process_id}: {route}: {why(route, client.settings)}")
     return code
+
+
+def _timeline(arguments: argparse.Namespace) -> int:
+    settings = Settings.from_env()
+    for period in timeline(settings, arguments.start or datetime.now(timezone.utc)):
+        start = period.start.isoformat(timespec="seconds")
+        if arguments.json:
+            routes = [
+                {
+                    "version": f"v{route.version}" if route else None,
+                    "reason": route.reason.value if route else "ApiVersionRetiredError",
+                    "percent": percent,
+                }
+                for route, percent in period.routes.items()
+            ]
+            facts = {"phase": period.phase.value, "share": period.share, "flag": period.flag}
+            print(json.dumps({"from": start, **facts, "routes": routes}))
+            continue
+        where = ", ".join(
+            f"{percent:.4g} % {route or 'ApiVersionRetiredError'}"
+            for route, percent in period.routes.items()
+        )
+        asked = "; the flag is asked first" if period.flag else ""
+        print(f"{start}  v1 {period.phase.value:10}  {where}{asked}")
+    return 0
 
 
 def _sandbox(arguments: argparse.Namespace) -> int:

@@ -53,10 +53,10 @@ def ask(flag: Flag | str | None, context: RouteContext) -> bool | None:
 
 
 async def ask_async(flag: Flag | str | None, context: RouteContext) -> bool | None:
-    """The same for a flag that may be asynchronous."""
+    """The same for a flag that may be asynchronous, or has an ``evaluate_async`` that is."""
     flag = _callable(flag)
     try:
-        opinion = flag(context)
+        opinion = getattr(flag, "evaluate_async", flag)(context)
         if isinstance(opinion, Awaitable):
             opinion = await opinion
     except Exception as error:
