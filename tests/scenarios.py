@@ -27,7 +27,6 @@ class Outcome:
 RIGHT = Outcome()
 RETRIED = Outcome(requests=("cancel", "cancel"), slept=(0.25,))
 READ_BACK = Outcome(requests=("cancel", "cancel", "status"), slept=(0.25,))
-RETRIED_AT_ONCE = Outcome(requests=("cancel", "cancel"))
 
 
 def unusable(words: str) -> Outcome:
@@ -39,8 +38,12 @@ def refused(error: type[rc.CancelError], words: str) -> Outcome:
     return Outcome(error, words=words)
 
 
+def waited(seconds: float) -> Outcome:
+    """Retried when the server asked for it."""
+    return Outcome(requests=("cancel", "cancel"), slept=(seconds,) if seconds else ())
+
+
 TOO_LARGE = unusable("the body is larger than 1 MiB")
-RATE_LIMITED = refused(rc.RateLimitError, "answered 429: Rate limit exceeded")
 NOT_FOLLOWED = refused(rc.UnexpectedResponseError, "is not followed")
 
 #: Where no entry stands here, the family's rule below holds.
@@ -53,7 +56,7 @@ OUTCOMES: dict[str, Outcome] = {
     "huge_body": TOO_LARGE,
     "gzip_bomb": TOO_LARGE,
     "deflate_bomb": TOO_LARGE,
-    "gzip_bomb_in_gzip": READ_BACK,
+    "gzip_bomb_in_gzip": unusable("has a content-encoding that was not asked for"),
     "header_bomb": READ_BACK,
     "long_header": READ_BACK,
     "http_09": READ_BACK,
@@ -108,11 +111,11 @@ OUTCOMES: dict[str, Outcome] = {
     "status_422": refused(rc.RequestValidationError, "path.process_id: Input should be valid"),
     "status_599": Outcome(rc.ServerError, words="answered 599", unknown=True),
     "do_not_retry": Outcome(rc.ServerError, words="answered 503", unknown=True),
-    "retry_now": RETRIED_AT_ONCE,
-    "retry_after": RATE_LIMITED,
-    "retry_after_hour": RATE_LIMITED,
-    "retry_after_date": RATE_LIMITED,
-    "reset_soon": RATE_LIMITED,
+    "retry_now": waited(0),
+    "retry_after": waited(1),
+    "retry_after_hour": refused(rc.RateLimitError, "answered 429: Rate limit exceeded"),
+    "retry_after_date": waited(2),
+    "reset_soon": waited(2),
     **{f"redirect_{code}": NOT_FOLLOWED for code in (301, 302, 303, 307, 308, "nowhere")},
     "echo_key_403": refused(rc.PermissionDeniedError, "answered 403: Your key is ***"),
     "accepted": RIGHT,

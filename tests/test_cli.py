@@ -78,7 +78,8 @@ def test_json_is_one_object_a_line_for_every_job(
         "message": second["message"],
         "outcome_unknown": False,
     }
-    assert err == ""
+    assert err.splitlines()[0] == "1/2 job 1 cancelled"
+    assert err.splitlines()[1].startswith("2/2 job 2 NotCancellableError: job 2: API v2 answered")
 
 
 def test_errors_go_to_stderr(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +114,7 @@ def test_route_where_v1_is_retired(
 @pytest.mark.parametrize(
     ("arguments", "environ", "words"),
     [
-        (["cancel"], {}, "ID"),
+        (["cancel"], {}, "no ids: give some, or --from-file FILE"),
         (["cancel", "x"], {}, "process_id 'x' is no process id: give an int from 1"),
         (["cancel", "0"], {}, "process_id '0'"),
         (["cancel", "42"], {}, "api_key (REVENUEBASE_API_KEY) is missing"),

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         UnexpectedResponseError,
     )
     from .core.events import CancelEvent
-    from .core.result import CancelResult, JobStatus
+    from .core.result import CancelResult, JobOutcome, JobStatus
     from .core.routing import Route, RouteContext, RouteReason
     from .core.settings import Settings
     from .notices import ApiDeprecationWarning
@@ -74,7 +74,7 @@ _HOMES = {
         "UnexpectedResponseError",
     ),
     "core.events": ("CancelEvent",),
-    "core.result": ("CancelResult", "JobStatus"),
+    "core.result": ("CancelResult", "JobOutcome", "JobStatus"),
     "core.routing": ("Route", "RouteContext", "RouteReason"),
     "core.settings": ("Settings",),
     "notices": ("ApiDeprecationWarning",),
@@ -87,6 +87,7 @@ __all__ = [  # noqa: RUF022 (the story's order)
     "AsyncClient",
     "Settings",
     "CancelResult",
+    "JobOutcome",
     "JobStatus",
     "Route",
     "RouteContext",

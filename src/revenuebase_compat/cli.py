@@ -8,27 +8,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ._version import __version__
+from .bulk import CancelJobs
 from .client import Client
 from .core.dates import parse_date
 from .core.errors import CancelError, ConfigurationError, InvalidProcessIdError
-from .core.result import CancelResult, check_process_id
+from .core.result import JobOutcome, check_process_id
 from .core.routing import Route, RouteReason
 from .core.settings import Settings
 from .core.timeline import timeline
+from .notices import caller
 
 WRONG = 2
+INTERRUPTED = 130
+
+#: More jobs than that are asked about once, on a terminal.
+ASK_FROM = 20
+CONCURRENCY = 8
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
+    """Run one command; returns the exit code. ``clocks`` are a ``Client``'s, for tests."""
     arguments = _parser().parse_args(argv)
+    arguments.clocks = clocks
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -42,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = None
         return 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def _complain(text: str) -> int:
@@ -66,8 +76,29 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     cancel = commands.add_parser("cancel", help="cancel jobs", allow_abbrev=False)
-    cancel.add_argument("process_ids", metavar="ID", nargs="+", type=_process_id)
+    cancel.add_argument("process_ids", metavar="ID", nargs="*", type=_process_id)
+    cancel.add_argument(
+        "--from-file",
+        metavar="FILE",
+        help="more ids: a line each, CSV with a process_id column, or JSON lines; - is stdin",
+    )
+    cancel.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        nargs="?",
+        type=_seconds,
+        const=600.0,
+        help="wait until each job has ended; default: 600 seconds a job",
+    )
+    cancel.add_argument(
+        "--resume",
+        metavar="JOURNAL",
+        type=Path,
+        help="write what is started and done to that file, and skip what it says is done",
+    )
     cancel.add_argument("--json", action="store_true", help="one JSON object a line, one per job")
+    cancel.add_argument("--quiet", action="store_true", help="no progress and no table")
+    cancel.add_argument("--yes", action="store_true", help="do not ask, however many jobs")
     cancel.add_argument(
         "--sandbox",
         action="store_true",
@@ -112,6 +143,16 @@ def _process_id(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r}: give seconds from 0 to 86400")
+    return seconds
+
+
 def _date(text: str) -> datetime:
     try:
         return parse_date(text)
@@ -142,53 +183,135 @@ def why(route: Route, settings: Settings) -> str:
 
 
 @contextmanager
-def _client(sandbox: bool, process_ids: Sequence[int]) -> Iterator[Client]:
+def _client(sandbox: bool, process_ids: Sequence[int], **clocks: Any) -> Iterator[Client]:
     if not sandbox:
-        with Client() as client:
+        with Client(**clocks) as client:
             yield client
         return
     from .sandbox import Sandbox
 
     with Sandbox(jobs=process_ids) as service:
         settings = Settings.from_env(api_key=service.api_key, base_url=service.base_url)
-        with Client(settings) as client:
+        with Client(settings, **clocks) as client:
             yield client
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    failed = 0
-    with _client(arguments.sandbox, arguments.process_ids) as client:
-        for process_id in dict.fromkeys(arguments.process_ids):
-            try:
-                outcome: CancelResult | CancelError = client.cancel_job(process_id)
-            except ConfigurationError:
-                raise
-            except CancelError as error:
-                outcome, failed = error, 1
-            if arguments.json:
-                print(json.dumps(row(process_id, outcome)), flush=True)
-            elif isinstance(outcome, CancelError):
-                print(f"{type(outcome).__name__}: {outcome}", file=sys.stderr)
-            else:
-                print(
-                    f"job {process_id} ({outcome.filename}) is {outcome.current_status}, by API "
-                    f"{outcome.route}: {why(outcome.route, client.settings)}",
-                    flush=True,
-                )
-    return failed
+    from .batch import Display, Journal, cells, table
+
+    process_ids = _all_ids(arguments)
+    if not process_ids:
+        return _complain("cancel: no ids: give some, or --from-file FILE")
+    with _client(arguments.sandbox, process_ids, **arguments.clocks) as client:
+        if client.settings.api_key is None:
+            client.cancel_job(process_ids[0])  # says what is missing, and sends nothing
+        if not arguments.yes and len(process_ids) > ASK_FROM and _declined(len(process_ids)):
+            return _complain("nothing was sent") and 1
+        single = len(process_ids) == 1 and not arguments.wait
+        rows = []
+        with (
+            closing(Journal(arguments.resume)) as journal,
+            Display(len(process_ids), quiet=arguments.quiet or single) as display,
+        ):
+            todo = [one for one in process_ids if one not in journal.done]
+            if len(todo) < len(process_ids) and not arguments.quiet:
+                print(f"{len(process_ids) - len(todo)} done already", file=sys.stderr)
+            jobs = CancelJobs(
+                client,
+                journal.started(todo),
+                CONCURRENCY,
+                arguments.wait,
+                caller(),
+                display.looked,
+            )
+            for outcome in _stoppable(jobs):
+                ok = journal.settle(outcome)
+                display.finished(outcome, ok)
+                rows.append((ok, cells(outcome, ok)))
+                if arguments.json:
+                    print(json.dumps(row(outcome, ok)), flush=True)
+                elif single and not arguments.quiet:
+                    _say(outcome, ok, client.settings)
+    if len(rows) > 1 and not (arguments.json or arguments.quiet):
+        table(rows)
+    if len(rows) < len(todo):
+        rest = len(todo) - len(rows)
+        how = f"--resume {arguments.resume}" if arguments.resume else "the ids that are left"
+        print(
+            f"stopped: {len(rows)} finished, {rest} not started; go on with {how}", file=sys.stderr
+        )
+        return INTERRUPTED
+    return 0 if all(ok for ok, _ in rows) else 1
 
 
-def row(process_id: int, outcome: CancelResult | CancelError) -> dict[str, Any]:
+def _all_ids(arguments: argparse.Namespace) -> list[int]:
+    """Those named and those of the file, each once, in order."""
+    from .batch import read_ids
+
+    found = list(arguments.process_ids)
+    if arguments.from_file is not None:
+        name = "stdin" if arguments.from_file == "-" else arguments.from_file
+        try:
+            raw = sys.stdin.buffer.read() if name == "stdin" else Path(name).read_bytes()
+            found += read_ids(raw.decode("utf-8-sig"), name)
+        except OSError as error:
+            raise ConfigurationError(f"--from-file {name}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(f"--from-file {name} is not UTF-8 text") from None
+    return list(dict.fromkeys(found))
+
+
+def _declined(count: int) -> bool:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print(f"Cancel {count} jobs? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() not in ("y", "yes")
+
+
+def _stoppable(jobs: CancelJobs) -> Iterator[JobOutcome]:
+    """The outcomes; Ctrl-C starts no further job, and a second one waits for none."""
+    stopping = False
+    while True:
+        try:
+            yield next(jobs)
+        except StopIteration:
+            return
+        except KeyboardInterrupt:
+            if stopping:
+                print("left at once: the jobs under way may be cancelled", file=sys.stderr)
+                sys.stdout.flush()
+                os._exit(INTERRUPTED)
+            stopping = True
+            jobs.stop()
+            print("stopping when the jobs under way are done; Ctrl-C again: now", file=sys.stderr)
+
+
+def _say(outcome: JobOutcome, ok: bool, settings: Settings) -> None:
+    if outcome.result is not None:
+        job = outcome.result
+        print(
+            f"job {job.process_id} ({job.filename}) is {job.current_status}, by API {job.route}: "
+            f"{why(job.route, settings)}"
+        )
+    elif ok:
+        print(f"job {outcome.process_id} was cancelled by an earlier run")
+    else:
+        print(f"{type(outcome.error).__name__}: {outcome.error}", file=sys.stderr)
+
+
+def row(outcome: JobOutcome, ok: bool) -> dict[str, Any]:
     """One job's fate as plain JSON types."""
-    if isinstance(outcome, CancelResult):
-        return {"process_id": process_id, "ok": True, **outcome.to_dict()}
+    if outcome.result is not None:
+        return {"process_id": outcome.process_id, "ok": True, **outcome.result.to_dict()}
+    error = outcome.error
+    assert error is not None  # noqa: S101 (an outcome is one or the other)
     return {
-        "process_id": process_id,
-        "ok": False,
-        "error": type(outcome).__name__,
-        "code": outcome.code,
-        "message": str(outcome),
-        "outcome_unknown": outcome.outcome_unknown,
+        "process_id": outcome.process_id,
+        "ok": ok,
+        "error": type(error).__name__,
+        "code": error.code,
+        "message": str(error),
+        "outcome_unknown": error.outcome_unknown,
     }
 
 
@@ -204,7 +327,7 @@ def _route(arguments: argparse.Namespace) -> int:
             except CancelError as error:
                 code = 1
                 if arguments.json:
-                    print(json.dumps(row(process_id, error)))
+                    print(json.dumps(row(JobOutcome(process_id, error=error), False)))
                 else:
                     print(f"{type(error).__name__}: {error}", file=sys.stderr)
                 continue

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random as _random
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from datetime import datetime, timezone
 from functools import partial
 from types import TracebackType
@@ -20,9 +20,10 @@ from . import flags, notices
 from .core import flow
 from .core.errors import ConfigurationError
 from .core.events import CancelEvent
-from .core.result import CancelResult, check_process_id
+from .core.result import CancelResult, JobOutcome, check_process_id
 from .core.routing import Ask, Route
 from .core.settings import Settings
+from .core.wire import Answer
 from .transport import AsyncSender, SyncSender
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from .bulk import CancelJobs
+
 T = TypeVar("T")
+Heard = Callable[[Answer], None]
 
 #: base URL → monotonic time of the last 410 from v1; one memory for all clients of a process.
 _gone: dict[str, float] = {}
@@ -101,6 +105,15 @@ class _Base:
         raise TypeError(f"a {type(self).__name__} holds connections: pickle its settings instead")
 
 
+def check_wait(wait: object) -> float | None:
+    """Seconds to wait for a job's end, checked; ``None`` for not at all."""
+    if wait is None:
+        return None
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= 86_400:
+        raise ConfigurationError(f"wait {wait!r}: give seconds from 0 to 86400, or None")
+    return float(wait)
+
+
 class Client(_Base):
     """Cancels jobs, synchronously; thread-safe, and usable on both sides of ``os.fork()``.
 
@@ -132,30 +145,53 @@ class Client(_Base):
         self._sleep = sleep
         self._send = SyncSender(self.settings, http_client)
 
-    def cancel_job(self, process_id: int | str) -> CancelResult:
+    def cancel_job(self, process_id: int | str, *, wait: float | None = None) -> CancelResult:
         """Cancel a queued or processing job, on whichever version the settings lead to.
 
         Args:
             process_id: an ``int`` from 1 on, or a string of digits.
+            wait: seconds, beside ``timeout``, to wait for the job to end: a job in ``PROCESSING``
+                may not stop at once.
 
         Raises:
             CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
-                been cancelled all the same.
+                been cancelled all the same. ``NotCancellableError`` where the job was seen to
+                complete before it could be cancelled.
         """
         self._send.check_open()
-        return self._drive(flow.cancel(self._world(), check_process_id(process_id)))
+        checked = check_process_id(process_id)
+        return self._drive(flow.cancel(self._world(), checked, check_wait(wait)))
+
+    def cancel_jobs(
+        self, process_ids: Iterable[int | str], *, concurrency: int = 8, wait: float | None = None
+    ) -> CancelJobs:
+        """Cancel many jobs: an iterator of ``JobOutcome`` in the order they finish.
+
+        Calls are paced by the rate limit that the answers state, and one job's error never stops
+        the others. Ids are taken as they are needed.
+
+        Args:
+            process_ids: the jobs.
+            concurrency: calls under way at once, at most.
+            wait: as for ``cancel_job``.
+        """
+        from .bulk import CancelJobs
+
+        return CancelJobs(self, process_ids, concurrency, check_wait(wait), notices.caller())
 
     def route(self, process_id: int | str) -> Route:
         """Which version a cancel of that job would go to now, and why; sends nothing."""
         return self._drive(self._route(process_id))
 
-    def _drive(self, steps: Generator[Any, Any, T]) -> T:
+    def _drive(self, steps: Generator[Any, Any, T], heard: Heard | None = None) -> T:
         answer: Any = None
         try:
             while True:
                 effect = steps.send(answer)
                 if type(effect) is flow.Send:
                     answer = self._send(effect.request, effect.timeout)
+                    if heard is not None:
+                        heard(answer)
                 elif type(effect) is flow.Pause:
                     answer = self._sleep(effect.seconds)
                 else:
@@ -203,25 +239,44 @@ class AsyncClient(_Base):
         self._send = AsyncSender(self.settings, http_client)
 
     # A plain function: when the coroutine runs, the caller's line may be off the stack.
-    def cancel_job(self, process_id: int | str) -> Coroutine[Any, Any, CancelResult]:
+    def cancel_job(
+        self, process_id: int | str, *, wait: float | None = None
+    ) -> Coroutine[Any, Any, CancelResult]:
         """As ``Client.cancel_job``, to be awaited."""
-        return self._cancel(process_id, notices.caller())
+        return self._cancel(process_id, wait, notices.caller())
 
-    async def _cancel(self, process_id: int | str, site: notices.Site) -> CancelResult:
+    async def _cancel(
+        self,
+        process_id: int | str,
+        wait: float | None,
+        site: notices.Site,
+        heard: Heard | None = None,
+    ) -> CancelResult:
         self._send.check_open()
-        return await self._drive(flow.cancel(self._world(site), check_process_id(process_id)))
+        steps = flow.cancel(self._world(site), check_process_id(process_id), check_wait(wait))
+        return await self._drive(steps, heard)
+
+    def cancel_jobs(
+        self, process_ids: Iterable[int | str], *, concurrency: int = 8, wait: float | None = None
+    ) -> AsyncGenerator[JobOutcome, None]:
+        """As ``Client.cancel_jobs``, as an asynchronous iterator."""
+        from .bulk import cancel_jobs_async
+
+        return cancel_jobs_async(self, process_ids, concurrency, wait, notices.caller())
 
     async def route(self, process_id: int | str) -> Route:
         """As ``Client.route``."""
         return await self._drive(self._route(process_id))
 
-    async def _drive(self, steps: Generator[Any, Any, T]) -> T:
+    async def _drive(self, steps: Generator[Any, Any, T], heard: Heard | None = None) -> T:
         answer: Any = None
         try:
             while True:
                 effect = steps.send(answer)
                 if type(effect) is flow.Send:
                     answer = await self._send(effect.request, effect.timeout)
+                    if heard is not None:
+                        heard(answer)
                 elif type(effect) is flow.Pause:
                     answer = await self._sleep(effect.seconds)
                 else:
@@ -262,7 +317,9 @@ def _check_http_client(client: object, *, asynchronous: bool) -> None:
 _default: dict[str, Client] = {}
 
 
-def cancel_job(process_id: int | str, *, client: Client | None = None) -> CancelResult:
+def cancel_job(
+    process_id: int | str, *, client: Client | None = None, wait: float | None = None
+) -> CancelResult:
     """Cancel a queued or processing job, on whichever API version the settings lead to.
 
     Without ``client``, a process-wide one is made of the environment (``REVENUEBASE_API_KEY``
@@ -271,6 +328,7 @@ def cancel_job(process_id: int | str, *, client: Client | None = None) -> Cancel
     Args:
         process_id: an ``int`` from 1 on, or a string of digits.
         client: a client of your own.
+        wait: seconds, beside ``timeout``, to wait for the job to end.
 
     Raises:
         CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
@@ -279,4 +337,4 @@ def cancel_job(process_id: int | str, *, client: Client | None = None) -> Cancel
     if client is None:
         # No lock, which a fork could leave held: of two made at once, the first stays.
         client = _default.get("client") or _default.setdefault("client", Client())
-    return client.cancel_job(process_id)
+    return client.cancel_job(process_id, wait=wait)

@@ -59,7 +59,7 @@ def retry_wait(response: Response, now: datetime) -> float | None:
         _seconds(response.header(b"retry-after-ms"), 1000),
         _seconds(response.header(b"retry-after"), 1),
         _until(parse_http_date(response.header(b"retry-after") or ""), response, now),
-        _until(rate_limit_reset(response), response, now) if response.status == 429 else None,
+        rate_limit_wait(response, now) if response.status == 429 else None,
     )
     return next((wait for wait in waits if wait is not None), None)
 
@@ -70,9 +70,9 @@ def reset_at(response: Response, now: datetime) -> datetime | None:
     return None if wait is None else _date(response, now) + timedelta(seconds=wait)
 
 
-def rate_limit_reset(response: Response) -> datetime | None:
-    """``X-RateLimit-Reset`` (Unix seconds) as a time."""
-    return _moment(response.header(b"x-ratelimit-reset") or "")
+def rate_limit_wait(response: Response, now: datetime) -> float | None:
+    """Seconds until ``X-RateLimit-Reset`` (Unix seconds), by the server's own ``Date``."""
+    return _until(_moment(response.header(b"x-ratelimit-reset") or ""), response, now)
 
 
 def count(text: str | None) -> int | None:

@@ -8,10 +8,12 @@ from datetime import date, datetime, timezone
 # dateutil is imported where it is needed: it costs half of httpx's import, and the default
 # settings need no parsing at all.
 
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # RFC 9110, 5.6.7: IMF-fixdate, the only form of an HTTP-date that may still be sent.
 _HTTP_DATE = re.compile(
-    r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d{2} (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
-    r" \d{4} \d{2}:\d{2}:\d{2} GMT",
+    rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (\d\d) ({'|'.join(_MONTHS)}) (\d{{4}})"
+    r" (\d\d):(\d\d):(\d\d) GMT",
+    re.ASCII,
 )
 # A full date first: isoparse alone would also take a year or a month for its first day.
 _ISO = re.compile(r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?", re.ASCII | re.DOTALL)
@@ -19,13 +21,15 @@ _ISO = re.compile(r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?", re.ASCII | re.DOTALL)
 
 def parse_http_date(text: str) -> datetime | None:
     """An HTTP-date (RFC 9110, 5.6.7) as an aware time, or ``None`` for anything else."""
-    if not _HTTP_DATE.fullmatch(text):
+    found = _HTTP_DATE.fullmatch(text)
+    if found is None:
         return None
-    from dateutil.parser import parse
-
+    # Not by dateutil, to which GMT is the machine's own zone where that one is named so.
+    month = _MONTHS.index(found[2]) + 1
+    day, year, hour, minute, second = (int(found[group]) for group in (1, 3, 4, 5, 6))
     try:
-        return parse(text)
-    except (ValueError, OverflowError):
+        return datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
+    except ValueError:
         return None
 
 

@@ -55,6 +55,9 @@ GONE_FOR = 15 * 60.0
 BACKOFF_BASE = 0.5
 BACKOFF_CAP = 8.0
 
+#: Seconds between two looks at a job that is being waited for: the first, and the most.
+POLL_FIRST, POLL_MOST = 0.5, 10.0
+
 _BODY_SHOWN = 8 * 1024
 
 
@@ -104,8 +107,16 @@ def route(world: World, process_id: int, now: datetime) -> Generator[Ask, bool |
     return (yield from decide(settings, process_id, now, v1_gone=gone))
 
 
-def cancel(world: World, process_id: int) -> Flow:
+def cancel(
+    world: World,
+    process_id: int,
+    wait: float | None = None,
+    on_status: Callable[[Job], object] | None = None,
+) -> Flow:
     """Cancel one job; ``process_id`` is checked.
+
+    With ``wait`` (seconds, beside ``timeout``) the job's status is then read until it has
+    ended; ``on_status`` is called with each reading.
 
     Raises:
         CancelError: one of its subclasses, and nothing else of this library's own.
@@ -114,6 +125,8 @@ def cancel(world: World, process_id: int) -> Flow:
     outcome, facts = "interrupted", {}
     try:
         result = yield from call.run()
+        if wait is not None:
+            result = yield from call.wait(result, wait, on_status)
         outcome = "cancelled"
         return result
     except Exception as error:
@@ -284,6 +297,32 @@ class _Call:
             return answer if isinstance(job, Unusable) else job
         return answer
 
+    def wait(
+        self, result: CancelResult, seconds: float, on_status: Callable[[Job], object] | None
+    ) -> Flow:
+        """Look at the job, ever more rarely, until it has ended or the time is up."""
+        ends, pause = self.world.monotonic() + seconds, POLL_FIRST
+        while result.status not in _ENDED:
+            left = ends - self.world.monotonic()
+            if left <= 0:
+                break
+            yield Pause(min(pause, left))
+            pause = min(pause * 1.5, POLL_MOST)
+            # The last look is given the time that one look needs.
+            self.deadline = self.world.monotonic() + self.settings.timeout
+            found = yield from self.read_status(result.route)
+            if isinstance(found, Job):
+                result = self.result(found, result.route)
+                if on_status is not None:
+                    on_status(found)
+        if result.status in (JobStatus.COMPLETED, JobStatus.ERROR):
+            raise NotCancellableError(
+                f"job {self.process_id}: API {self.label()} took the cancel, but the job is "
+                f"{result.current_status}: it ended before it could be cancelled",
+                **{**self.facts(), "code": NOT_CANCELLABLE, "outcome_unknown": False},
+            )
+        return result
+
     def result(self, job: Job, chosen: Route) -> CancelResult:
         return CancelResult(
             job.process_id,
@@ -426,6 +465,8 @@ class _Call:
             self.process_id, self.route, self.attempts, self.switched, duration, outcome, **facts
         )
 
+
+_ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)
 
 _BY_STATUS: dict[int, type[CancelError]] = {
     401: AuthenticationError,

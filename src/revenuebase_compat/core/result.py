@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidProcessIdError
+from .errors import CancelError, InvalidProcessIdError
 
 if TYPE_CHECKING:
     from .routing import Route
@@ -82,6 +82,20 @@ class CancelResult(Job):
         return row
 
 
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """What became of one of many jobs: a result, or the error it ended in."""
+
+    process_id: int | str
+    result: CancelResult | None = None
+    error: CancelError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job was cancelled."""
+        return self.result is not None
+
+
 def check_process_id(value: object) -> int:
     """``value`` as the ``int`` it names, from 1 up to 2**63 - 1.
 
@@ -96,9 +110,10 @@ def check_process_id(value: object) -> int:
     elif isinstance(value, int) and not isinstance(value, bool):
         number = int(value)
     if not 0 < number < PROCESS_ID_LIMIT:
-        shown = f"an int of {value.bit_length()} bits" if isinstance(value, int) else repr(value)
-        if isinstance(value, int) and value.bit_length() <= 70:
+        try:
             shown = repr(value)
+        except Exception:  # such as an int of more digits than Python prints
+            shown = f"of type {type(value).__name__}"
         if len(shown) > 60:
             shown = shown[:60] + "…"
         raise InvalidProcessIdError(

@@ -324,6 +324,10 @@ def _count(value: object) -> int:
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         _refuse(name, value, "give a str")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        _refuse(name, value, "give text without half surrogate pairs")
     return value
 
 
