@@ -43,6 +43,7 @@ offsets = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(
         (date(2026, 7, 7), MIDNIGHT),
         (datetime(2026, 7, 7), MIDNIGHT),  # noqa: DTZ001 (a naive one is the case)
         (MIDNIGHT, MIDNIGHT),
+        (datetime(2026, 7, 7, 5), MIDNIGHT + timedelta(hours=5)),  # noqa: DTZ001
         (datetime(2026, 7, 7, 2, tzinfo=timezone(timedelta(hours=2))), MIDNIGHT),
     ],
 )
@@ -93,7 +94,7 @@ def test_what_a_person_may_write(value: object, moment: datetime) -> None:
     ],
 )
 def test_what_is_refused(value: object) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         parse_date(value)
 
 

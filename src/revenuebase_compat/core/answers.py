@@ -25,10 +25,11 @@ RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 #: A hint to wait longer than this is nonsense: the longest published window is a day.
 LONGEST_HINT = timedelta(days=31).total_seconds()
 
-_CODE = re.compile(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
+_CODE = re.compile(r"(?=.{1,64}$)[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
 _ALREADY = re.compile(r"\balready (been |being )?cancell?(ed|ing)\b", re.IGNORECASE)
 _NOT = re.compile(
-    r"\b(not|cannot|can.t|can no longer|unable to)( be)? cancell?(able|ed|\b)", re.IGNORECASE
+    r"\b(not|non|un)[ -]?cancell?able|\b(cannot|can not|can.t|can no longer) be cancell?ed\b",
+    re.IGNORECASE,
 )
 _SPELLINGS = {
     "already_cancelled": ALREADY_CANCELLED,
@@ -67,7 +68,10 @@ def retry_wait(response: Response, now: datetime) -> float | None:
 def reset_at(response: Response, now: datetime) -> datetime | None:
     """When the server takes requests again, by its own clock."""
     wait = retry_wait(response, now)
-    return None if wait is None else _date(response, now) + timedelta(seconds=wait)
+    try:
+        return None if wait is None else _date(response, now) + timedelta(seconds=wait)
+    except OverflowError:
+        return None
 
 
 def rate_limit_wait(response: Response, now: datetime) -> float | None:
@@ -121,7 +125,7 @@ def announcement(response: Response) -> Announcement | None:
     since = response.header(b"deprecation") or ""
     deprecated = _moment(since[1:]) if since.startswith("@") else None
     link = re.search(
-        r'<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?successor-version\b',
+        r'<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?[^"<>,;]{0,100}\bsuccessor-version\b',
         response.header(b"link") or "",
         re.IGNORECASE,
     )

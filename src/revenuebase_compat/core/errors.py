@@ -35,6 +35,15 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """``repr`` of a refused value for a message: never long, and never raising."""
+    try:
+        text = repr(value)
+    except Exception:  # such as an int of more digits than Python prints
+        text = f"of type {type(value).__name__}"
+    return text if len(text) <= limit else text[:limit] + "…"
+
+
 class CancelError(Exception):
     """Base of all errors: a job could not be cancelled, or nobody can tell whether it was.
 

@@ -17,7 +17,6 @@ errors are decided here and nowhere else.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -196,7 +195,10 @@ class _Call:
             last = attempt == self.settings.max_attempts
             if not status:
                 self.attempts += 1
-            answer = yield Send(request, left if last else left / 2)
+            before = self.maybe_applied
+            # Until the answer is here: whoever interrupts this leaves it open.
+            self.maybe_applied |= not status
+            answer = self.clean((yield Send(request, left if last else left / 2)))
             if isinstance(answer, Response) and cut_short(answer):
                 answer = Lost("the answer was cut short", sent=True)
             if isinstance(answer, Lost):
@@ -208,7 +210,7 @@ class _Call:
                 applied = answers.maybe_applied(answer)
                 if wire.version is V1 and not status:
                     self.hear(answer)
-            self.maybe_applied |= applied and not status
+            self.maybe_applied = before or (applied and not status)
             if last or not again:
                 break
             if wait is None:
@@ -343,7 +345,7 @@ class _Call:
             unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
             return kind(
                 f"job {self.process_id}: API v{version} gave no answer: "
-                f"{answers.readable(self.scrub(answer.reason))} "
+                f"{answers.readable(answer.reason)} "
                 f"(requests sent: {self.attempts}){unknown}",
                 **self.facts(),
             )
@@ -371,7 +373,7 @@ class _Call:
         if status >= 500:
             return self.error(ServerError, answer)
         if 300 <= status < 400:
-            where = answers.readable(self.scrub(answer.header(b"location") or "nowhere"))
+            where = answers.readable(answer.header(b"location") or "nowhere")
             return self.error(
                 UnexpectedResponseError, answer, f"; a redirect to {where} is not followed"
             )
@@ -398,10 +400,7 @@ class _Call:
         merged = {**self.facts(answer), "code": code, **facts}
         if merged["outcome_unknown"]:
             message += "; the cancel may have been applied all the same"
-        if "errors" in merged:
-            merged["errors"] = json.loads(self.scrub(json.dumps(merged["errors"])))
-        merged["code"] = self.scrub(code) if code else None
-        return kind(self.scrub(message), **merged)
+        return kind(message, **merged)
 
     def facts(self, answer: Response | None = None) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -412,19 +411,13 @@ class _Call:
         }
         if answer is not None:
             found["status_code"] = answer.status
-            found["body"] = self.scrub(answer.body[:_BODY_SHOWN].decode("utf-8", "replace"))
+            found["body"] = answer.body[:_BODY_SHOWN].decode("utf-8", "replace")
         return found
 
-    def scrub(self, text: str) -> str:
-        """``text`` without the key, should a server have echoed it."""
-        if self.settings.api_key is None:
-            return text
-        for form in {
-            self.settings.api_key.reveal(),
-            json.dumps(self.settings.api_key.reveal())[1:-1],
-        }:
-            text = text.replace(form, "***")
-        return text
+    def clean(self, answer: Answer) -> Answer:
+        """The answer without the key, should the server have echoed it."""
+        key = self.settings.api_key
+        return answer if key is None else answer.without(key.forms())
 
     def label(self) -> str:
         return f"v{self.route.version}" if self.route else ""
@@ -461,6 +454,7 @@ class _Call:
 
     def event(self, outcome: str, **facts: Any) -> CancelEvent:
         duration = self.world.monotonic() - self.started
+        facts.setdefault("outcome_unknown", self.maybe_applied and outcome != "cancelled")
         return CancelEvent(
             self.process_id, self.route, self.attempts, self.switched, duration, outcome, **facts
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .errors import CancelError, InvalidProcessIdError
+from .errors import CancelError, InvalidProcessIdError, shown
 
 if TYPE_CHECKING:
     from .routing import Route
@@ -110,14 +110,8 @@ def check_process_id(value: object) -> int:
     elif isinstance(value, int) and not isinstance(value, bool):
         number = int(value)
     if not 0 < number < PROCESS_ID_LIMIT:
-        try:
-            shown = repr(value)
-        except Exception:  # such as an int of more digits than Python prints
-            shown = f"of type {type(value).__name__}"
-        if len(shown) > 60:
-            shown = shown[:60] + "…"
         raise InvalidProcessIdError(
-            f"process_id {shown} is no process id: give an int from 1 to 2**63 - 1, "
+            f"process_id {shown(value, 60)} is no process id: give an int from 1 to 2**63 - 1, "
             "or a string of digits"
         )
     return number

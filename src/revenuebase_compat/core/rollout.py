@@ -10,7 +10,9 @@ def bucket(salt: str, process_id: int) -> float:
     """Where a job stands in [0, 100): the same on every machine, in every process, for ever."""
     from hashlib import blake2b  # here, as few processes use a share, and it loads OpenSSL
 
-    digest = blake2b(f"{salt}:{process_id}".encode(), digest_size=6).digest()
+    # A salt of the environment may hold bytes that are no text: Python makes surrogates of them.
+    named = f"{salt}:{process_id}".encode("utf-8", "surrogatepass")
+    digest = blake2b(named, digest_size=6).digest()
     # 48 bits, so that the quotient is exact and can never round up to 100.
     return int.from_bytes(digest, "big") * 100 / 2**48
 

@@ -6,6 +6,7 @@ place that knows the names of the environment variables.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 from .dates import parse_date
-from .errors import ConfigurationError
+from .errors import ConfigurationError, shown
 from .rollout import Rollout
 from .versions import V1, V1_SUNSET, V2
 
@@ -55,6 +56,16 @@ class Secret:
     def reveal(self) -> str:
         """The text itself; for the header it belongs into."""
         return self._text
+
+    def forms(self) -> tuple[str, ...]:
+        """How it may stand in an answer: as it is, and in JSON.
+
+        None for less than eight characters: no key is that short, and a replacement of such a
+        text would spoil answers that do not hold it.
+        """
+        if len(self._text) < 8:
+            return ()
+        return tuple({self._text, json.dumps(self._text)[1:-1]})
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -194,8 +205,8 @@ class Settings:
 
 def _refuse(name: str, value: object, right: str) -> NoReturn:
     variable = f" ({_VARIABLES[name]})" if name in _VARIABLES else ""
-    shown = "" if value is None else f" {value!r}"[:120]
-    raise ConfigurationError(f"{name}{variable}{shown}: {right}")
+    given = "" if value is None else f" {shown(value)}"
+    raise ConfigurationError(f"{name}{variable}{given}: {right}")
 
 
 def _guard_key(value: object) -> tuple[Secret | None, bool, str]:
@@ -218,13 +229,18 @@ def _guard_key(value: object) -> tuple[Secret | None, bool, str]:
     return Secret(text), text != value, ""
 
 
+_BASE_URL = re.compile(
+    r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[a-z0-9._~/-]*)?", re.IGNORECASE
+)
+
+
 def _base_url(value: object) -> str:
     right = "give https://host[:port][/prefix], or http:// to loopback"
     if not isinstance(value, str):
         _refuse("base_url", value, right)
     if "@" in value:
         _refuse("base_url", None, f"holds credentials; {right}")
-    if not re.fullmatch(r"[A-Za-z]+://[A-Za-z0-9.\-_:\[\]]+(/[A-Za-z0-9._~/-]*)?", value.strip()):
+    if not _BASE_URL.fullmatch(value.strip()):
         _refuse("base_url", value, right)
     try:
         parts = urlsplit(value.strip())
@@ -263,7 +279,7 @@ def _admitted(value: object) -> tuple[bool, bool]:
         return known
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    if not value.strip():
+    if not value.strip(" ,"):
         _refuse("api_version", value, right)
     try:
         admits = SpecifierSet(value)
@@ -324,10 +340,6 @@ def _count(value: object) -> int:
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         _refuse(name, value, "give a str")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        _refuse(name, value, "give text without half surrogate pairs")
     return value
 
 

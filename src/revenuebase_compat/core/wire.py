@@ -17,6 +17,7 @@ Source: contract/CONTRACT.md. What an answer other than 2xx means stands in ``an
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 #: No published answer comes near it; more is not read (bytes, before and after decompression).
 MAX_BODY = 1024 * 1024
+
+#: Deeper JSON is refused: no published answer has more than four levels, and pickle recurses.
+MAX_DEPTH = 32
 
 FIELDS = ("process_id", "filename", "current_status", "message")
 
@@ -62,14 +66,32 @@ class Response:
         self.problem = problem
 
     def header(self, name: bytes) -> str | None:
-        """The first header of that (lower-case) name, stripped."""
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value.decode("latin-1").strip()
-        return None
+        """The header of that (lower-case) name; several lines are one list (RFC 9110, 5.3)."""
+        found = [value.strip() for key, value in self.headers if key.lower() == name]
+        return b", ".join(found).decode("latin-1") if found else None
+
+    def without(self, secrets: tuple[str, ...]) -> Response:
+        """This answer, with each secret in it replaced."""
+        headers, body = self.headers, self.body
+        for secret in (text.encode() for text in secrets):
+            if b"\\u00" in body and secret in (plain := _ESCAPE.sub(_unescape, body)):
+                body = plain
+            if secret in body:
+                body = body.replace(secret, b"***")
+            if any(secret in value for _, value in headers):
+                headers = [(name, value.replace(secret, b"***")) for name, value in headers]
+        unchanged = body is self.body and headers is self.headers
+        return self if unchanged else Response(self.status, headers, body, self.problem)
 
     def __repr__(self) -> str:
         return f"<Response {self.status}, {len(self.body)} bytes>"
+
+
+_ESCAPE = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    return bytes([int(match[1], 16)])
 
 
 class Lost(NamedTuple):
@@ -84,6 +106,17 @@ class Lost(NamedTuple):
     reason: str
     sent: bool
     timeout: bool = False
+
+    def without(self, secrets: tuple[str, ...]) -> Lost:
+        """The same, with each secret in its reason replaced."""
+        reason = self.reason
+        for secret in secrets:
+            reason = reason.replace(secret, "***")
+        return self._replace(reason=reason)
+
+    def __repr__(self) -> str:
+        # Not the reason, which may quote what the server sent.
+        return f"<Lost, sent={self.sent}, timeout={self.timeout}>"
 
 
 Answer = Response | Lost
@@ -163,6 +196,8 @@ def load_json(response: Response) -> Any | Unusable:
         return Unusable("is not UTF-8")
     try:
         data = _DECODER.decode(text)
+        if text.count("[") + text.count("{") > MAX_DEPTH and _deep(data):
+            return Unusable("is nested too deeply")
         if "\\u" in text:  # only an escape can bring in half a surrogate pair
             json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -181,7 +216,8 @@ def cut_short(response: Response) -> bool:
 
     Where a length or chunks frame the body, httpx notices by itself.
     """
-    if response.header(b"content-length") or response.header(b"transfer-encoding"):
+    framed = response.header(b"content-length") or response.header(b"transfer-encoding")
+    if framed or response.problem:
         return False
     body = response.body.strip()
     return response.status == 200 and (not body or (body[0] == 123 and body[-1] != 125))  # { }
@@ -220,6 +256,20 @@ _DECODER = json.JSONDecoder(
 )
 
 
+def _deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
 def _kind(value: object) -> str:
     if value is None:
         return "null"
@@ -248,6 +298,6 @@ def unpack(status: int, headers: Sequence[tuple[bytes, bytes]], raw: bytes) -> R
             continue
         if len(body) > MAX_BODY:
             return Response(status, headers, problem="is larger than 1 MiB once decompressed")
-        if decoder.eof:
+        if decoder.eof and not decoder.unused_data:
             return Response(status, headers, body)
     return Response(status, headers, problem="is not what its content-encoding says")
