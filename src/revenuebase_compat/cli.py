@@ -23,7 +23,7 @@ from .core.dates import parse_date
 from .core.errors import CancelError, ConfigurationError, InvalidProcessIdError
 from .core.result import JobOutcome, check_process_id
 from .core.routing import Route, RouteReason
-from .core.settings import Settings
+from .core.settings import DEFAULT_BASE_URL, Settings
 from .core.timeline import timeline
 from .notices import caller
 
@@ -120,6 +120,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     timeline.add_argument("--json", action="store_true", help="one JSON object a line")
     timeline.set_defaults(run=_timeline)
+
+    doctor = commands.add_parser("doctor", help="what is set, where it leads, who still speaks v1")
+    doctor.add_argument("--json", action="store_true", help="one JSON object a line")
+    doctor.set_defaults(run=_doctor)
+
+    run = commands.add_parser(
+        "run",
+        help="run a command whose v1 requests are moved, with no line of it changed",
+        usage="%(prog)s [-h] [--strict] [--rehearse] -- CMD…",
+    )
+    run.add_argument("--strict", action="store_true", help="fail where else v1 would be called")
+    run.add_argument("--rehearse", action="store_true", help="strict, and v1 counts as gone")
+    run.add_argument("argv", metavar="CMD", nargs=argparse.REMAINDER)
+    run.set_defaults(run=_run)
+
+    pth = commands.add_parser(
+        "pth", help="the same for Pythons that ignore PYTHONPATH; acts only under run"
+    )
+    pth.add_argument("action", choices=("install", "uninstall", "status"))
+    pth.set_defaults(run=_pth)
+
+    gateway = commands.add_parser(
+        "gateway", help="a loopback proxy that moves v1 requests of clients in any language"
+    )
+    gateway.add_argument("--upstream", metavar="URL", default=DEFAULT_BASE_URL)
+    gateway.add_argument("--host", default="127.0.0.1", help="loopback only; default: 127.0.0.1")
+    gateway.add_argument("--port", type=_port, default=8089, help="default: 8089")
+    gateway.set_defaults(run=_gateway)
+
+    demo = commands.add_parser("demo", help="the whole story in ten seconds, in the sandbox")
+    demo.set_defaults(run=_demo)
 
     sandbox = commands.add_parser("sandbox", help="serve the API on loopback, for trying out")
     sandbox.add_argument("--port", type=_port, default=8042, help="default: 8042")
@@ -362,6 +393,52 @@ def _timeline(arguments: argparse.Namespace) -> int:
         asked = "; the flag is asked first" if period.flag else ""
         print(f"{start}  v1 {period.phase.value:10}  {where}{asked}")
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from .doctor import main
+
+    return main(arguments.json)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .adopt.runner import run
+
+    argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
+    if argv:
+        run(argv, strict=arguments.strict, rehearse=arguments.rehearse)
+    return _complain("run: no command: give one after --, as in run -- python app.py")
+
+
+def _pth(arguments: argparse.Namespace) -> int:
+    from .adopt.runner import pth
+
+    return pth(arguments.action)
+
+
+def _gateway(arguments: argparse.Namespace) -> int:
+    from .adopt.gateway import serve
+
+    def on_ready(base_url: str) -> None:
+        print(f"export REVENUEBASE_BASE_URL={base_url}", flush=True)
+        print(f"forwarding to {arguments.upstream} until Ctrl-C", file=sys.stderr)
+
+    # The variable is the clients', and names the gateway itself.
+    settings = Settings.from_env(base_url=arguments.upstream)
+    serve(
+        settings,
+        upstream=arguments.upstream,
+        host=arguments.host,
+        port=arguments.port,
+        on_ready=on_ready,
+    )
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from .demo import main
+
+    return main()
 
 
 def _sandbox(arguments: argparse.Namespace) -> int:

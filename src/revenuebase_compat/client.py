@@ -6,7 +6,7 @@ A driver does what the flow asks for, and sends back what came of it. Semantics 
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 import logging
 import random as _random
 import time
@@ -24,7 +24,6 @@ from .core.result import CancelResult, JobOutcome, check_process_id
 from .core.routing import Ask, Route
 from .core.settings import Settings
 from .core.wire import Answer
-from .transport import AsyncSender, SyncSender
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -143,6 +142,8 @@ class Client(_Base):
         super().__init__(settings, clock, monotonic, random)
         _check_http_client(http_client, asynchronous=False)
         self._sleep = sleep
+        from .transport import SyncSender
+
         self._send = SyncSender(self.settings, http_client)
 
     def cancel_job(self, process_id: int | str, *, wait: float | None = None) -> CancelResult:
@@ -230,12 +231,17 @@ class AsyncClient(_Base):
         http_client: httpx.AsyncClient | None = None,
         clock: Callable[[], datetime] = _utc_now,
         monotonic: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[object]] | None = None,
         random: Callable[[], float] = _random.random,
     ) -> None:
         super().__init__(settings, clock, monotonic, random)
         _check_http_client(http_client, asynchronous=True)
-        self._sleep = sleep
+        # Imported only now, as a program that never makes one shall not pay for asyncio.
+        import asyncio
+
+        from .transport_async import AsyncSender
+
+        self._sleep = sleep or asyncio.sleep
         self._send = AsyncSender(self.settings, http_client)
 
     # A plain function: when the coroutine runs, the caller's line may be off the stack.
@@ -307,7 +313,7 @@ def _check_http_client(client: object, *, asynchronous: bool) -> None:
         return
     kind = "AsyncClient" if asynchronous else "Client"
     send = getattr(client, "send", None)
-    if not hasattr(client, "build_request") or asynchronous != asyncio.iscoroutinefunction(send):
+    if not hasattr(client, "build_request") or asynchronous != inspect.iscoroutinefunction(send):
         raise ConfigurationError(
             f"http_client is a {type(client).__module__}.{type(client).__name__}: give an "
             f"httpx.{kind} or an httpx2.{kind}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -103,30 +102,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-if sys.version_info >= (3, 11):
-    from asyncio import timeout as asyncio_timeout
-else:  # pragma: no cover (one branch per Python)
-    import asyncio
-
-    class asyncio_timeout:  # noqa: N801 (stands in for a function)
-        """``asyncio.timeout`` of Python 3.11, as far as it can be had on 3.10."""
-
-        def __init__(self, delay: float) -> None:
-            self._delay = delay
-            self._expired = False
-
-        async def __aenter__(self) -> None:
-            self._task = asyncio.current_task()
-            self._handle = asyncio.get_running_loop().call_later(self._delay, self._expire)
-
-        def _expire(self) -> None:
-            self._expired = True
-            assert self._task is not None  # noqa: S101
-            self._task.cancel()
-
-        async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-            self._handle.cancel()
-            if self._expired and kind is asyncio.CancelledError:
-                raise TimeoutError

@@ -11,20 +11,17 @@ the exception, as the frames of its traceback would hold the key.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._version import __version__
 from .core.errors import ConfigurationError
 from .core.settings import Settings, is_loopback
 from .core.wire import MAX_BODY, Answer, Lost, Request, unpack
-from .deadlines import Attempt, asyncio_timeout, watch
+from .deadlines import Attempt, watch
 
 if TYPE_CHECKING:
     import ssl
@@ -284,109 +281,3 @@ def _read(response: httpx.Response, attempt: Attempt) -> Answer:
 def _decoded(response: httpx.Response) -> Answer:
     headers = [pair for pair in response.headers.raw if pair[0].lower() != b"content-encoding"]
     return unpack(response.status_code, headers, response.content)
-
-
-class AsyncSender(_Sender):
-    """Sends for ``AsyncClient``; a free list per event loop, as connections belong to one."""
-
-    def __init__(self, settings: Settings, http_client: httpx.AsyncClient | None = None) -> None:
-        super().__init__(settings, http_client)
-        self._pools: _Pools = WeakKeyDictionary()
-        self._inherited: list[_Pools] = []
-
-    async def __call__(self, request: Request, timeout: float) -> Answer:
-        if self._theirs is not None:
-            return await self._send_theirs(request, timeout)
-        free = self._pool()
-        slot = free.pop() if free else self._open()
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
-        try:
-            async with asyncio_timeout(timeout):
-                prepared = self._prepared().build(request, {"timeout": limits, MARK: True})
-                answer = await _read_async(await slot.send(prepared))
-        except BaseException as error:
-            await slot.close()
-            if isinstance(error, Exception):
-                return lost(error, timeout)
-            raise
-        await self._give(free, slot)
-        return answer
-
-    async def _send_theirs(self, request: Request, timeout: float) -> Answer:
-        client = self._theirs
-        method, url, headers = self._prepared().arguments(request)
-        try:
-            prepared = client.build_request(
-                method,
-                url,
-                headers=headers,
-                content=request.body,
-                timeout=timeout,
-                extensions={MARK: True},
-            )
-            async with asyncio_timeout(timeout):
-                return await _read_async(
-                    await client.send(prepared, stream=True, follow_redirects=False)
-                )
-        except Exception as error:
-            return lost(error, timeout)
-
-    def _pool(self) -> deque[_Slot[Awaitable[httpx.Response]]]:
-        if self._pid != os.getpid():
-            # Kept, not closed: closing would unregister the parent's sockets from its selector.
-            self._inherited.append(self._pools)
-            self._pools, self._pid = WeakKeyDictionary(), os.getpid()
-        return self._pools.setdefault(asyncio.get_running_loop(), deque())
-
-    def _open(self) -> _Slot[Awaitable[httpx.Response]]:
-        import httpx
-
-        if _needs_proxy(self._settings):
-            client = httpx.AsyncClient(**self._options())
-            return _Slot(
-                lambda request: client.send(request, stream=True, follow_redirects=False),
-                client.aclose,
-            )
-        transport = httpx.AsyncHTTPTransport(**self._options())
-        return _Slot(transport.handle_async_request, transport.aclose)
-
-    async def _give(
-        self,
-        free: deque[_Slot[Awaitable[httpx.Response]]],
-        slot: _Slot[Awaitable[httpx.Response]],
-    ) -> None:
-        if self._closed:
-            await slot.close()
-            return
-        slot.idle_since = time.monotonic()
-        free.append(slot)
-        surplus = self._surplus(free)
-        if surplus is not None:
-            await surplus.close()
-
-    async def close(self) -> None:
-        """Close what is idle in this event loop; other loops' connections end with them."""
-        self._closed = True
-        free = self._pools.pop(asyncio.get_running_loop(), None)
-        while free:
-            await free.pop().close()
-
-
-async def _read_async(response: httpx.Response) -> Answer:
-    try:
-        if response.is_stream_consumed:
-            return _decoded(response)
-        body = bytearray()
-        # Closed here and now: the event loop would get to it only some time later.
-        raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
-        async with aclosing(raw) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > MAX_BODY:
-                    break
-    finally:
-        await response.aclose()
-    return unpack(response.status_code, response.headers.raw, bytes(body))
-
-
-_Pools = WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Slot[Awaitable["httpx.Response"]]]]
