@@ -14,18 +14,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._version import __version__
-from .bulk import CancelJobs
-from .client import Client
 from .core.dates import parse_date
 from .core.errors import CancelError, ConfigurationError, InvalidProcessIdError
 from .core.result import JobOutcome, check_process_id
 from .core.routing import Route, RouteReason
 from .core.settings import DEFAULT_BASE_URL, Settings
-from .core.timeline import timeline
-from .notices import caller
+
+if TYPE_CHECKING:
+    from .bulk import CancelJobs
+    from .client import Client
 
 WRONG = 2
 INTERRUPTED = 130
@@ -215,6 +215,8 @@ def why(route: Route, settings: Settings) -> str:
 
 @contextmanager
 def _client(sandbox: bool, process_ids: Sequence[int], **clocks: Any) -> Iterator[Client]:
+    from .client import Client
+
     if not sandbox:
         with Client(**clocks) as client:
             yield client
@@ -229,6 +231,8 @@ def _client(sandbox: bool, process_ids: Sequence[int], **clocks: Any) -> Iterato
 
 def _cancel(arguments: argparse.Namespace) -> int:
     from .batch import Display, Journal, cells, table
+    from .bulk import CancelJobs
+    from .notices import caller
 
     process_ids = _all_ids(arguments)
     if not process_ids:
@@ -347,6 +351,8 @@ def row(outcome: JobOutcome, ok: bool) -> dict[str, Any]:
 
 
 def _route(arguments: argparse.Namespace) -> int:
+    from .client import Client
+
     moment = arguments.at or datetime.now(timezone.utc)
     code = 0
     with Client(clock=lambda: moment) as client:
@@ -371,6 +377,8 @@ def _route(arguments: argparse.Namespace) -> int:
 
 
 def _timeline(arguments: argparse.Namespace) -> int:
+    from .core.timeline import timeline
+
     settings = Settings.from_env()
     for period in timeline(settings, arguments.start or datetime.now(timezone.utc)):
         start = period.start.isoformat(timespec="seconds")
