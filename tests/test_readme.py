@@ -18,7 +18,15 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
+EXAMPLE = (ROOT / "tests/examples/test_both_sides.py").read_text()
+
+
+def test_the_example_is_the_one_that_is_run() -> None:
+    assert f"<!-- example -->\n```python\n{EXAMPLE}```\n<!-- /example -->" in README
+    assert EXAMPLE in BLOCKS
+
+
+@pytest.mark.parametrize("code", [block for block in BLOCKS if block != EXAMPLE])
 def test_the_python_in_it_runs(code: str) -> None:
     with FaultServer() as server:
         done = subprocess.run(

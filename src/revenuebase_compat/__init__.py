@@ -14,6 +14,8 @@ and whatever goes wrong is a ``CancelError``.
 How the house is built: ``core`` is pure (settings → route → flow → result), ``client`` drives
 it, ``transport`` sends, ``notices`` speaks. Optional parts are modules of their own
 (``revenuebase_compat.sandbox`` …) and are never imported from here.
+
+(PYTEST_DONT_REWRITE: under ``run`` we are imported before pytest, which has a plugin of ours.)
 """
 
 from __future__ import annotations

@@ -199,6 +199,9 @@ class Client(_Base):
                     answer = flags.ask(self.settings.v2_flag, effect.context)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        except Exception as error:
+            steps.throw(error)  # the flag's or the pause's, which the event shall name
+            raise
         finally:
             steps.close()
 
@@ -289,6 +292,9 @@ class AsyncClient(_Base):
                     answer = await flags.ask_async(self.settings.v2_flag, effect.context)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+        except Exception as error:
+            steps.throw(error)  # the flag's or the pause's, which the event shall name
+            raise
         finally:
             steps.close()
 

@@ -20,6 +20,7 @@ try:
     from openfeature.evaluation_context import EvaluationContext
     from openfeature.exception import ErrorCode
     from openfeature.flag_evaluation import FlagEvaluationDetails, Reason
+    from openfeature.provider.no_op_provider import PASSED_IN_DEFAULT
 except ImportError as error:
     sentence = "OpenFeatureFlag needs an extra: pip install 'revenuebase-compat[openfeature]'"
     raise ImportError(sentence) from error
@@ -51,27 +52,29 @@ class OpenFeatureFlag:
         """The flag's opinion, for ``Client``."""
         client, about = self._client or api.get_client(), _about(context)
         found: FlagEvaluationDetails[Any]
-        for text in (self._text, not self._text):
+        learnt = self._text
+        for text in (learnt, not learnt):
             if text:
                 found = client.get_string_details(self.flag_key, "", about)
             else:
                 found = client.get_boolean_details(self.flag_key, False, about)
             if self._fits(text, found):
                 break
-        return _opinion(client, found)
+        return _opinion(found)
 
     async def evaluate_async(self, context: RouteContext) -> bool | None:
         """The flag's opinion, for ``AsyncClient``."""
         client, about = self._client or api.get_client(), _about(context)
         found: FlagEvaluationDetails[Any]
-        for text in (self._text, not self._text):
+        learnt = self._text
+        for text in (learnt, not learnt):
             if text:
                 found = await client.get_string_details_async(self.flag_key, "", about)
             else:
                 found = await client.get_boolean_details_async(self.flag_key, False, about)
             if self._fits(text, found):
                 break
-        return _opinion(client, found)
+        return _opinion(found)
 
     def _fits(self, text: bool, found: FlagEvaluationDetails[Any]) -> bool:
         """Whether the flag is of the type that was asked for; remembered."""
@@ -86,10 +89,13 @@ def _about(context: RouteContext) -> EvaluationContext:
     return EvaluationContext(str(context.process_id), attributes)
 
 
-def _opinion(client: OpenFeatureClient, found: FlagEvaluationDetails[Any]) -> bool | None:
-    if found.error_code is not None:
+def _opinion(found: FlagEvaluationDetails[Any]) -> bool | None:
+    if found.error_code is not None or found.reason == Reason.ERROR:
         # Raised so that it is logged where every flag's failure is: as no opinion.
-        raise LookupError(f"{found.error_code}: {found.error_message or 'no reason given'}")
-    if found.reason == Reason.DISABLED or client.provider.get_metadata().name == "No-op Provider":
+        code = found.error_code or found.reason
+        raise LookupError(f"{code}: {found.error_message or 'no reason given'}")
+    # False without a variant of the flag's own is the default that was passed in.
+    passed_in = found.reason == Reason.DEFAULT and found.variant in (None, PASSED_IN_DEFAULT)
+    if found.reason == Reason.DISABLED or (passed_in and found.value is False):
         return None
     return found.value if isinstance(found.value, bool) else _VARIANTS.get(found.value)
