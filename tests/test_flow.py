@@ -40,6 +40,7 @@ from revenuebase_compat import (
 )
 from revenuebase_compat.core import flow
 from revenuebase_compat.core.events import Notice, NoticeKind
+from revenuebase_compat.core.result import Job
 from revenuebase_compat.core.routing import Ask
 from revenuebase_compat.core.versions import V1, V2
 from revenuebase_compat.core.wire import Answer, Lost, Response
@@ -110,6 +111,7 @@ class Play:
         self.pauses: list[float] = []
         self.notices: list[Notice] = []
         self.events: list[CancelEvent] = []
+        self.seen: list[Job] = []
         self.settings = Settings(key, on_event=self.events.append, **settings)
         self.random = random
 
@@ -128,9 +130,9 @@ class Play:
         self.steps.append(f"tell {notice.kind.value}")
         self.notices.append(notice)
 
-    def run(self, *, drain: bool = True) -> CancelResult:
+    def run(self, *, drain: bool = True, wait: float | None = None) -> CancelResult:
         """The result; with ``drain``, every answer must have been asked for."""
-        steps = flow.cancel(self.world(), JOB)
+        steps = flow.cancel(self.world(), JOB, wait, self.seen.append)
         answer: Any = None
         try:
             while True:
@@ -838,6 +840,78 @@ def test_messages_are_short_whatever_the_server_says(status: int) -> None:
         assert str(caught.value).isprintable()
 
 
+# --- waiting for the end
+
+
+def test_without_a_wait_the_job_is_not_looked_at() -> None:
+    call = play(ok("CANCELLING"))
+    assert call.run().current_status == "CANCELLING"
+    assert call.asked == "v2 cancel"
+
+
+@pytest.mark.parametrize(("now", "version"), [(AFTER, "v2"), (BEFORE, "v1")])
+def test_a_wait_looks_until_the_job_has_ended(now: datetime, version: str) -> None:
+    call = play(ok(), ok(), BUSY, ok(message="nearly"), ok("CANCELLED", eta=0), now=now)
+    result = call.run(wait=60)
+    assert (result.current_status, result.extra, result.attempts) == ("CANCELLED", {"eta": 0}, 1)
+    assert call.asked == ", ".join([f"{version} cancel"] + [f"{version} status"] * 4)
+    assert [job.current_status for job in call.seen] == ["CANCELLING", "CANCELLING", "CANCELLED"]
+    assert [event.outcome for event in call.events] == ["cancelled"]
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "cancelled "])
+def test_a_job_that_has_ended_is_not_waited_for(state: str) -> None:
+    call = play(ok(state))
+    assert call.run(wait=60).current_status == state
+    assert call.seen == []
+
+
+def test_looks_become_rarer_up_to_10_s_and_the_last_is_at_the_end() -> None:
+    call = play(ok("PROCESSING"), *[ok("PROCESSING")] * 12)
+    assert call.run(wait=60).current_status == "PROCESSING"
+    growing = [0.5 * 1.5**step for step in range(8)]
+    assert call.pauses[:8] == growing
+    assert call.pauses[8:11] == [10, 10, 10]
+    assert sum(call.pauses) == pytest.approx(60)
+    assert call.pauses[11] < 10
+    assert call.time.elapsed == pytest.approx(60)
+
+
+def test_no_wait_at_all_looks_at_nothing() -> None:
+    assert play(ok()).run(wait=0).current_status == "CANCELLING"
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "ERROR"])
+def test_a_job_that_completed_all_the_same_is_told_truthfully(state: str) -> None:
+    call = play(ok(), ok(), ok(state))
+    with pytest.raises(NotCancellableError, match=f"job 42: .* is {state}: it ended before") as e:
+        call.run(wait=60)
+    error = e.value
+    assert (error.code, error.outcome_unknown, error.attempts) == ("not_cancellable", False, 1)
+    assert error.api_version == V2
+    assert call.seen[-1].current_status == state
+    assert [event.outcome for event in call.events] == ["NotCancellableError"]
+
+
+def test_looks_that_fail_are_no_end() -> None:
+    lost = [RESET, HUNG, REFUSED]
+    call = play(ok(), said(401), said(200, b"?"), UNCLEAR, *lost, said(302), ok("CANCELLED"))
+    assert call.run(wait=60).current_status == "CANCELLED"
+    assert len(call.seen) == 1
+
+
+def test_a_look_that_hangs_may_take_the_time_of_one_call() -> None:
+    call = play(Took(59, ok()), ok("CANCELLED"), timeout=60)
+    call.run(wait=5)
+    assert call.sends[1].timeout == 30
+
+
+def test_a_job_is_followed_to_the_version_that_answers() -> None:
+    call = play(ok(), said(410), ok(), said(410), ok("CANCELLED"), now=BEFORE)
+    assert call.run(wait=60).current_status == "CANCELLED"
+    assert call.asked == "v1 cancel, v1 status, v2 status, v1 status, v2 status"
+
+
 # --- events
 
 
@@ -1058,6 +1132,27 @@ def test_a_key_is_not_shown_in_part_where_a_text_is_cut(end: int) -> None:
             for answer in (said(401, {"detail": body}), said(401, body.encode())):
                 error = failure(play(answer, key=SECRET))
                 assert SECRET[:12] not in everything_shown(error)
+
+
+def test_a_result_does_not_hold_the_key_either() -> None:
+    body = {**FIELDS, "message": f"by {SECRET}", "by": [SECRET], SECRET: 1}
+    result = play(said(200, body), key=SECRET).run()
+    assert SECRET not in repr(result)
+    assert result.message == "by ***"
+
+
+# Frameworks differ in what they escape: .NET and PHP quotation marks, Go angle brackets.
+@pytest.mark.parametrize(
+    "quote", ["\\u0022", "\\u005C", "\\u003c", "\\/", '\\"', "\\u00e9", "\\\\u0041"]
+)
+@pytest.mark.parametrize("key", [SECRET, SECRET.replace("_", "\\u005f"), "\\u0072" + SECRET[1:]])
+def test_what_stands_beside_the_key_keeps_its_meaning(quote: str, key: str) -> None:
+    text = f'{{"code":"already_cancelled","detail":"{quote}{key}{quote}"}}'
+    error = play(said(400, text.encode()), key=SECRET).fails(AlreadyCancelledError)
+    assert error.code == "already_cancelled"
+    beside = json.loads(f'"{quote}"')
+    assert f"{beside}***{beside}" in str(error)
+    assert SECRET not in everything_shown(error)
 
 
 @given(

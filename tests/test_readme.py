@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import revenuebase_compat as rc
-from revenuebase_compat.core.settings import _VARIABLES
+from revenuebase_compat.core.settings import VARIABLES
 from tests.fault_server import FaultServer
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +48,7 @@ def test_every_setting_has_its_row() -> None:
     for name in rc.Settings.__init__.__annotations__:
         if name == "return":
             continue
-        variable = f"`{_VARIABLES[name]}`" if name in _VARIABLES else "\u2013"
+        variable = f"`{VARIABLES[name]}`" if name in VARIABLES else "\u2013"
         assert f"| `{name}` | {variable} |" in README
 
 

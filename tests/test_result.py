@@ -164,8 +164,10 @@ def test_a_result_is_frozen(name: str) -> None:
 
 
 def test_an_outcome_is_a_result_or_an_error() -> None:
-    assert JobOutcome(42, result=result()).ok is True
-    assert JobOutcome("x", error=InvalidProcessIdError("no")).ok is False
+    done, failed = JobOutcome(42, result()), JobOutcome("x", error=InvalidProcessIdError("no"))
+    assert (done.ok, failed.ok) == (True, False)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        done.result = None  # type: ignore[misc]
 
 
 def test_results_pickle_copy_compare_and_hash() -> None:

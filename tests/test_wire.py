@@ -17,6 +17,7 @@ from revenuebase_compat.core.result import Job, JobStatus
 from revenuebase_compat.core.versions import V1, V2
 from revenuebase_compat.core.wire import (
     MAX_BODY,
+    MAX_DEPTH,
     WIRES,
     Request,
     Response,
@@ -214,6 +215,19 @@ def test_a_pair_of_surrogates_is_one_character() -> None:
     assert load_json(answer('["\\ud83c\\udf88"]')) == ["🎈"]
 
 
+def test_what_people_nest_is_read_and_what_nobody_nests_is_not() -> None:
+    def nested(depth: int) -> bytes:
+        return b"[" * depth + b"]" * depth
+
+    assert load_json(answer(nested(MAX_DEPTH))) == json.loads(nested(MAX_DEPTH))
+    assert load_json(answer(nested(MAX_DEPTH + 1))) == Unusable("is nested too deeply")
+    deep_object = b'{"a":' * (MAX_DEPTH + 1) + b"{}" + b"}" * (MAX_DEPTH + 1)
+    assert load_json(answer(deep_object)) == Unusable("is nested too deeply")
+    # Neither width nor brackets in a text are depth.
+    wide = [[[1]]] * 1000 + ["[{" * 1000]
+    assert load_json(answer(wide)) == wide
+
+
 def test_a_body_that_could_not_be_had_says_why() -> None:
     response = Response(200, problem="is larger than 1 MiB")
     assert read_job(response, JOB) == load_json(response) == Unusable("is larger than 1 MiB")
@@ -365,6 +379,7 @@ def test_a_bomb_is_not_decompressed(pack: Any) -> None:
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate])
 def test_the_limit_is_exact(pack: Any) -> None:
+    assert MAX_BODY == 2**20
     encoding = "gzip" if pack is gzip.compress else "deflate"
     assert len(packed(encoding, pack(bytes(MAX_BODY))).body) == MAX_BODY
     assert packed(encoding, pack(bytes(MAX_BODY + 1))).problem.startswith("is larger than 1 MiB")

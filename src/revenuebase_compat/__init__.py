@@ -51,36 +51,9 @@ if TYPE_CHECKING:
     from .core.settings import Settings
     from .notices import ApiDeprecationWarning
 
-# Imported on first use, so that ``import revenuebase_compat`` costs next to nothing.
-_HOMES = {
-    "client": ("AsyncClient", "Client", "cancel_job"),
-    "core.errors": (
-        "AlreadyCancelledError",
-        "ApiVersionRetiredError",
-        "AuthenticationError",
-        "CancelError",
-        "CancelTimeoutError",
-        "ConfigurationError",
-        "EndpointNotFoundError",
-        "InsufficientCreditsError",
-        "InvalidProcessIdError",
-        "JobNotFoundError",
-        "JobStateError",
-        "NotCancellableError",
-        "PermissionDeniedError",
-        "RateLimitError",
-        "RequestValidationError",
-        "ServerError",
-        "TransportError",
-        "UnexpectedResponseError",
-    ),
-    "core.events": ("CancelEvent",),
-    "core.result": ("CancelResult", "JobOutcome", "JobStatus"),
-    "core.routing": ("Route", "RouteContext", "RouteReason"),
-    "core.settings": ("Settings",),
-    "notices": ("ApiDeprecationWarning",),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+# Imported on first use, so that ``import revenuebase_compat`` costs next to nothing; the cheap
+# modules are looked through first.
+_HOMES = ("core.errors", "core.events", "core.result", "core.routing", "core.settings")
 
 __all__ = [  # noqa: RUF022 (the story's order)
     "cancel_job",
@@ -118,14 +91,15 @@ __all__ = [  # noqa: RUF022 (the story's order)
 
 
 def __getattr__(name: str) -> object:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    if name in __all__:
+        from importlib import import_module
 
-    value = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+        for home in (*_HOMES, "notices", "client"):
+            value = vars(import_module(f"{__name__}.{home}")).get(name)
+            if value is not None:
+                globals()[name] = value
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

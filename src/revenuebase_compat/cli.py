@@ -431,10 +431,9 @@ def _gateway(arguments: argparse.Namespace) -> int:
         print(f"export REVENUEBASE_BASE_URL={base_url}", flush=True)
         print(f"forwarding to {arguments.upstream} until Ctrl-C", file=sys.stderr)
 
-    # The variable is the clients', and names the gateway itself.
-    settings = Settings.from_env(base_url=arguments.upstream)
     serve(
-        settings,
+        # The variable is the clients', and names the gateway itself.
+        Settings.from_env(base_url=DEFAULT_BASE_URL),
         upstream=arguments.upstream,
         host=arguments.host,
         port=arguments.port,

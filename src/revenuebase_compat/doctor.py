@@ -24,7 +24,7 @@ from .core.answers import readable
 from .core.errors import ApiVersionRetiredError, ConfigurationError
 from .core.rollout import Rollout
 from .core.routing import Route, RouteReason, decide
-from .core.settings import _VARIABLES, DEFAULT_BASE_URL, Settings
+from .core.settings import DEFAULT_BASE_URL, VARIABLES, Settings
 from .core.versions import V1
 
 SDK = "revenuebase-sdk"
@@ -71,7 +71,7 @@ def main(json: bool = False) -> int:
 
 def report(environ: Mapping[str, str], now: datetime) -> list[Finding]:
     """All findings for these variables at ``now`` (aware), and for the packages of this Python."""
-    found = [_setting(*setting, environ) for setting in _VARIABLES.items()]
+    found = [_setting(*setting, environ) for setting in VARIABLES.items()]
     if all(item.verdict != "problem" for item in found):
         found += _routes(Settings.from_env(environ), now)
     return [*found, *_packages(), *_patches(environ)]

@@ -28,7 +28,7 @@ DEFAULT_BASE_URL = "https://api.revenuebase.ai"
 
 Flag = Callable[["RouteContext"], "bool | Awaitable[bool | None] | None"]
 
-_VARIABLES = {
+VARIABLES = {
     name: f"REVENUEBASE_{name.upper()}"
     for name in (
         "api_key",
@@ -179,11 +179,11 @@ class Settings:
             environ = os.environ
         values: dict[str, Any] = {
             name: environ[variable].strip()
-            for name, variable in _VARIABLES.items()
+            for name, variable in VARIABLES.items()
             if name != "api_key" and environ.get(variable, "").strip()
         }
         # The key is wrapped, and its sources forgotten, before anything can raise.
-        key = explicit.pop("api_key", None) or environ.get(_VARIABLES["api_key"]) or None
+        key = explicit.pop("api_key", None) or environ.get(VARIABLES["api_key"]) or None
         guarded = key if key is None or isinstance(key, Secret) else Secret(key)
         del key, environ
         values.update({name: value for name, value in explicit.items() if value is not None})
@@ -204,7 +204,7 @@ class Settings:
 
 
 def _refuse(name: str, value: object, right: str) -> NoReturn:
-    variable = f" ({_VARIABLES[name]})" if name in _VARIABLES else ""
+    variable = f" ({VARIABLES[name]})" if name in VARIABLES else ""
     given = "" if value is None else f" {shown(value)}"
     raise ConfigurationError(f"{name}{variable}{given}: {right}")
 
