@@ -814,6 +814,13 @@ def test_an_answer_cut_short_where_the_connection_ends_is_a_lost_one(body: bytes
     assert play(cut, max_attempts=1).fails(TransportError).outcome_unknown is True
 
 
+@pytest.mark.parametrize("body", [json.dumps(FIELDS).encode(), json.dumps(FIELDS).encode() + b"\n"])
+def test_an_answer_that_ends_with_its_connection_may_be_whole(body: bytes) -> None:
+    assert play(Response(200, [(b"connection", b"close")], body)).run().attempts == 1
+    html = Response(200, [(b"connection", b"close")], b"<p>OK")
+    assert "is not JSON" in str(play(html).fails(UnexpectedResponseError))
+
+
 @pytest.mark.parametrize(
     "problem", ["is larger than 1 MiB", "has a content-encoding that was not asked for"]
 )
@@ -900,10 +907,10 @@ def test_looks_that_fail_are_no_end() -> None:
     assert len(call.seen) == 1
 
 
-def test_a_look_that_hangs_may_take_the_time_of_one_call() -> None:
+def test_the_last_look_may_hang_for_a_short_while_only() -> None:
     call = play(Took(59, ok()), ok("CANCELLED"), timeout=60)
     call.run(wait=5)
-    assert call.sends[1].timeout == 30
+    assert call.sends[1].timeout == (5 - 0.5 + flow.LAST_LOOK) / 2
 
 
 def test_a_job_is_followed_to_the_version_that_answers() -> None:

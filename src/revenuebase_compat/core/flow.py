@@ -56,6 +56,8 @@ BACKOFF_CAP = 8.0
 
 #: Seconds between two looks at a job that is being waited for: the first, and the most.
 POLL_FIRST, POLL_MOST = 0.5, 10.0
+#: Seconds that the last look may take, when the time to wait is over.
+LAST_LOOK = 5.0
 
 _BODY_SHOWN = 8 * 1024
 
@@ -310,8 +312,8 @@ class _Call:
                 break
             yield Pause(min(pause, left))
             pause = min(pause * 1.5, POLL_MOST)
-            # The last look is given the time that one look needs.
-            self.deadline = self.world.monotonic() + self.settings.timeout
+            now = self.world.monotonic()
+            self.deadline = min(now + self.settings.timeout, ends + LAST_LOOK)
             found = yield from self.read_status(result.route)
             if isinstance(found, Job):
                 result = self.result(found, result.route)
@@ -417,7 +419,7 @@ class _Call:
     def clean(self, answer: Answer) -> Answer:
         """The answer without the key, should the server have echoed it."""
         key = self.settings.api_key
-        return answer if key is None else answer.without(key.forms())
+        return answer if key is None else answer.without(key)
 
     def label(self) -> str:
         return f"v{self.route.version}" if self.route else ""

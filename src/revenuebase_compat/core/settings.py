@@ -6,12 +6,12 @@ place that knows the names of the environment variables.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
@@ -48,24 +48,31 @@ VARIABLES = {
 class Secret:
     """A text that is never shown: not printed, not logged, not pickled."""
 
-    __slots__ = ("_text",)
-
     def __init__(self, text: str) -> None:
         self._text = text
+        self._bytes = text.encode("utf-8", "replace")
 
     def reveal(self) -> str:
         """The text itself; for the header it belongs into."""
         return self._text
 
-    def forms(self) -> tuple[str, ...]:
-        """How it may stand in an answer: as it is, and in JSON.
+    def hide(self, data: bytes) -> bytes:
+        """``data`` without the text, however JSON may have escaped it.
 
-        None for less than eight characters: no key is that short, and a replacement of such a
-        text would spoil answers that do not hold it.
+        Left as it is for less than eight characters: no key is that short, and a replacement of
+        such a text would spoil answers that do not hold it.
         """
-        if len(self._text) < 8:
-            return ()
-        return tuple({self._text, json.dumps(self._text)[1:-1]})
+        if len(self._bytes) < 8 or not (self._bytes in data or b"\\" in data):
+            return data
+        return self._pattern.sub(b"***", data)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[bytes]:
+        forms = (
+            f"(?:\\\\?{re.escape(char)}|\\\\u00{ord(char):02x}|\\\\u00{ord(char):02X})"
+            for char in self._text
+        )
+        return re.compile("".join(forms).encode())
 
     def __repr__(self) -> str:
         return "Secret('***')"

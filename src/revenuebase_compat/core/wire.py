@@ -17,7 +17,6 @@ Source: contract/CONTRACT.md. What an answer other than 2xx means stands in ``an
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +25,8 @@ from .versions import V1, V2
 
 if TYPE_CHECKING:
     from packaging.version import Version
+
+    from .settings import Secret
 
 #: No published answer comes near it; more is not read (bytes, before and after decompression).
 MAX_BODY = 1024 * 1024
@@ -70,28 +71,18 @@ class Response:
         found = [value.strip() for key, value in self.headers if key.lower() == name]
         return b", ".join(found).decode("latin-1") if found else None
 
-    def without(self, secrets: tuple[str, ...]) -> Response:
-        """This answer, with each secret in it replaced."""
-        headers, body = self.headers, self.body
-        for secret in (text.encode() for text in secrets):
-            if b"\\u00" in body and secret in (plain := _ESCAPE.sub(_unescape, body)):
-                body = plain
-            if secret in body:
-                body = body.replace(secret, b"***")
-            if any(secret in value for _, value in headers):
-                headers = [(name, value.replace(secret, b"***")) for name, value in headers]
-        unchanged = body is self.body and headers is self.headers
-        return self if unchanged else Response(self.status, headers, body, self.problem)
+    def without(self, secret: Secret) -> Response:
+        """This answer, with a secret that it repeats taken out."""
+        body, headers = secret.hide(self.body), self.headers
+        values = b"\n".join([value for _, value in headers])
+        if secret.hide(values) is not values:
+            headers = [(name, secret.hide(value)) for name, value in headers]
+        elif body is self.body:
+            return self
+        return Response(self.status, headers, body, self.problem)
 
     def __repr__(self) -> str:
         return f"<Response {self.status}, {len(self.body)} bytes>"
-
-
-_ESCAPE = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    return bytes([int(match[1], 16)])
 
 
 class Lost(NamedTuple):
@@ -107,12 +98,9 @@ class Lost(NamedTuple):
     sent: bool
     timeout: bool = False
 
-    def without(self, secrets: tuple[str, ...]) -> Lost:
-        """The same, with each secret in its reason replaced."""
-        reason = self.reason
-        for secret in secrets:
-            reason = reason.replace(secret, "***")
-        return self._replace(reason=reason)
+    def without(self, secret: Secret) -> Lost:
+        """The same, with a secret that its reason quotes taken out."""
+        return self._replace(reason=secret.hide(self.reason.encode("utf-8", "replace")).decode())
 
     def __repr__(self) -> str:
         # Not the reason, which may quote what the server sent.
