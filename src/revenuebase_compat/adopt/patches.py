@@ -1,0 +1,428 @@
+"""The patches: v1 requests of an application are moved inside its own connection pools.
+
+===================  ===========================================================  ==============
+module               what is patched                                              reaches
+===================  ===========================================================  ==============
+httpcore, httpcore2  ``ConnectionPool.handle_request``, and the asynchronous one  httpx, httpx2
+urllib3              ``HTTPConnectionPool.urlopen``                               requests
+http.client          ``HTTPConnection.request``                                   urllib.request
+aiohttp              ``ClientSession._request``                                   aiohttp
+revenuebase_sdk      names that a release has dropped (``sdk_names``)
+===================  ===========================================================  ==============
+
+So the application's TLS settings, proxies, timeouts and authentication hold. A module is patched
+when the application imports it. What fails before a request is sent is logged, and the request
+sent as it was; once one was sent to v2, v1 never sees it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from revenuebase_compat import flags, notices
+from revenuebase_compat.core.errors import CancelError
+from revenuebase_compat.core.events import Notice
+from revenuebase_compat.core.flow import World, now_of
+from revenuebase_compat.core.routing import Ask
+from revenuebase_compat.core.settings import Settings
+from revenuebase_compat.core.versions import Phase, phase
+from revenuebase_compat.core.wire import Request, Response
+
+from . import rewrite, sdk_names
+from .libraries import Aiohttp, AsyncHttpcore, HttpClient, Httpcore, Urllib3, busy
+from .rewrite import Endpoint
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+#: Carried by our wrappers, and seen through those of other tools.
+_MARK = "_revenuebase_compat"
+
+#: Whose code stands between the user's line and ours.
+_PLUMBING = frozenset(
+    {"revenuebase_compat", "revenuebase_sdk", "httpx", "httpx2", "httpcore", "httpcore2"}
+    | {"requests", "urllib3", "http", "urllib", "aiohttp", "anyio", "asyncio", "concurrent"}
+    | {"threading", "contextlib", "opentelemetry", "wrapt"}
+)
+
+_adopter: _Adopter | None = None
+_applied: list[tuple[Any, str, Any, Any]] = []
+
+
+def install(settings: Settings | None = None, *, strict: bool = False) -> None:
+    """Move this process's v1 requests from now on; called again, it only changes the settings.
+
+    The flag of the settings is asked for each request. A key is not needed: requests have theirs.
+
+    Args:
+        settings: those of the environment, where none are given.
+        strict: raise what would otherwise be logged, and the request sent as it was.
+
+    Raises:
+        ConfigurationError: a setting is wrong; nothing was changed.
+    """
+    global _adopter
+    _adopter = _Adopter(settings or Settings.from_env(), strict)
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+    for name in _POINTS:
+        if name in sys.modules:
+            _patch(sys.modules[name])
+
+
+def uninstall() -> None:
+    """Undo ``install``; a patch that another tool has wrapped since stays, and does nothing."""
+    global _adopter
+    _adopter = None
+    # No lock, which a fork could leave held: two threads may have patched the same twice.
+    for applied in reversed([*_applied]):
+        owner, name, wrapper, original = applied
+        if vars(owner).get(name) is wrapper:
+            setattr(owner, name, original)
+            _applied.remove(applied)
+    sdk_names.remove()
+
+
+class _Adopter:
+    """The settings in force, and what is decided by them."""
+
+    def __init__(self, settings: Settings, strict: bool) -> None:
+        self.settings = settings
+        self.strict = strict
+        self.host = urlsplit(settings.base_url).hostname or ""
+        self.raw_host = self.host.encode()
+
+    @functools.cached_property
+    def world(self) -> World:
+        from revenuebase_compat.client import Client  # and asyncio, once there is need of it
+
+        return Client(self.settings)._world()._replace(tell=_tell)
+
+    def endpoint(
+        self, method: str, scheme: str, host: str, port: int | None, target: str
+    ) -> Endpoint | None:
+        """The endpoint to decide on; ``None`` for what passes as it is."""
+        try:
+            if (self.host not in host.lower() and target[:1] == "/") or busy.get():
+                return None
+            base_url = self.settings.base_url
+            found = rewrite.recognise(base_url, method, scheme, host, port, target)
+            if found is not Endpoint.OTHER:
+                return found
+            self.untouched(method, rewrite.v1_path(base_url, target) or "")
+        except Exception as error:
+            self.give_up(error)
+        return None
+
+    def give_up(self, error: Exception, so: str = "a request to API v1 is sent as it is") -> None:
+        """Fail open, as nothing was sent yet."""
+        if self.strict or isinstance(error, Warning):  # -W error, which is the user's own wish
+            raise error
+        words = f": {error}" if isinstance(error, CancelError) else ""  # others may quote a header
+        self.warn((so, type(error)), f"{so}, after {type(error).__name__}{words}")
+
+    def warn(self, key: object, message: str) -> None:
+        notices.log(("adopt", key), logging.WARNING, message, time.monotonic())
+
+    def untouched(self, method: str, path: str) -> None:
+        successor = rewrite.SUCCESSORS.get((method, path.rstrip("/")))
+        sunset = self.settings.v1_sunset
+        stage = phase(now_of(self.world), sunset)
+        notices.log(
+            ("untouched", successor),
+            logging.INFO if stage is Phase.DEPRECATED else logging.WARNING,
+            f"RevenueBase API v1 {'ended' if stage is Phase.RETIRED else 'ends'} on "
+            f"{sunset:%Y-%m-%d}, and {f'{method} {path}' if successor else 'another call'} of it "
+            "passes untouched" + (f": its successor is {successor}" if successor else ""),
+            time.monotonic(),
+            successor=successor,
+        )
+
+
+async def _adopt(adopter: _Adopter, endpoint: Endpoint, call: Any) -> Any:
+    """One recognised request, from its body to the answer that its caller sees."""
+    steps, moved = await _decide(adopter, endpoint, call, await call.peek())
+    while True:
+        try:
+            response = await call.send(moved)
+        except BaseException as error:
+            if steps is not None:
+                steps.throw(error)
+            raise
+        if steps is None:
+            return response
+        answer = Response(response.status, call.headers_of(response))
+        try:
+            after = steps.send(answer)
+        except StopIteration:
+            break
+        await call.close(response)
+        moved = after.request
+    if moved is not None:
+        location = answer.header(b"location")
+        if location:
+            url = adopter.settings.base_url + moved.path
+            call.redirect(response, rewrite.down_location(url, location))
+        if answer.status == 422:
+            response = await call.translate(response)
+    return response
+
+
+async def _decide(
+    adopter: _Adopter, endpoint: Endpoint, call: Any, body: bytes
+) -> tuple[Any, Request | None]:
+    """``rewrite.move`` up to its first ``Forward``, and what that one sends; or nothing of ours."""
+    try:
+        process_id = rewrite.process_id_of(call.headers(), body)
+        if process_id is None:
+            adopter.warn(
+                "no job",
+                f"a request to POST {endpoint.value} names no job as API v2 would have it: it is "
+                "sent to v1 as it is, and answered there",
+            )
+            return None, None
+        steps = rewrite.move(adopter.world, endpoint, process_id, strict=adopter.strict)
+        effect = next(steps)
+        while isinstance(effect, Ask):
+            ask: Any = flags.ask_async if call.asynchronous else flags.ask
+            asked = ask(adopter.settings.v2_flag, effect.context)
+            effect = steps.send(await asked if call.asynchronous else asked)
+        if effect.request is None and endpoint is Endpoint.STATUS:
+            adopter.untouched("POST", endpoint.value)
+    except Exception as error:
+        adopter.give_up(error)
+        return None, None
+    return steps, effect.request
+
+
+def _now(steps: Any) -> Any:
+    """What a synchronous call comes to; ``None`` where http.client's answer is to be fetched."""
+    try:
+        steps.send(None)
+    except StopIteration as stop:
+        return stop.value
+
+
+# The wrappers. Argument names are those of the originals, as other tools look for them.
+
+
+def _httpcore(original: Any) -> Any:
+    def handle_request(self: Any, request: Any) -> Any:
+        steps = _recognised(Httpcore, original, self, request)
+        return original(self, request) if steps is None else _now(steps)
+
+    return handle_request
+
+
+def _httpcore_async(original: Any) -> Any:
+    async def handle_async_request(self: Any, request: Any) -> Any:
+        steps = _recognised(AsyncHttpcore, original, self, request)
+        return await (original(self, request) if steps is None else steps)
+
+    return handle_async_request
+
+
+def _recognised(kind: type[Httpcore], original: Any, pool: Any, request: Any) -> Any:
+    adopter, url = _adopter, request.url
+    if adopter is None or adopter.raw_host not in url.host.lower():
+        return None
+    parts = (request.method, url.scheme, url.host, url.target)
+    method, scheme, host, target = (part.decode("latin-1") for part in parts)
+    endpoint = adopter.endpoint(method, scheme, host, url.port, target)
+    # What our own clients send was decided on by them.
+    if endpoint is None or "revenuebase_compat" in request.extensions:
+        return None
+    return _adopt(adopter, endpoint, kind(adopter.settings.base_url, original, pool, [request], {}))
+
+
+def _urllib3(original: Any) -> Any:
+    def urlopen(
+        self: Any,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = None,
+        *args: Any,
+        **kw: Any,
+    ) -> Any:
+        adopter, given = _adopter, [method, url, body, headers, *args]
+        if adopter is not None:
+            endpoint = adopter.endpoint(method, self.scheme, self.host, self.port, url)
+            if endpoint is not None:
+                call = Urllib3(adopter.settings.base_url, original, self, given, kw)
+                return _now(_adopt(adopter, endpoint, call))
+        return original(self, *given, **kw)
+
+    return urlopen
+
+
+def _http_client(original: Any) -> Any:
+    def request(
+        self: Any,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = {},  # noqa: B006 (as it is there)
+        *,
+        encode_chunked: bool = False,
+    ) -> None:
+        adopter, given = _adopter, [method, url, body, headers]
+        options = {"encode_chunked": encode_chunked}
+        if hasattr(vars(self).get("getresponse"), _MARK):
+            del self.getresponse  # of a request whose answer nobody fetched
+        if adopter is not None:
+            scheme = "https" if self.default_port == 443 else "http"
+            host, port = self.host, self.port
+            if self._tunnel_host is not None:
+                host, port = self._tunnel_host, self._tunnel_port
+            endpoint = adopter.endpoint(method, scheme, host, port, url)
+            if endpoint is not None:
+                call = HttpClient(adopter.settings.base_url, original, self, given, options)
+                steps = _adopt(adopter, endpoint, call)
+                _now(steps)
+                self.getresponse = functools.partial(_fetch, self, steps)
+                setattr(self.getresponse, _MARK, True)
+                return
+        original(self, *given, **options)
+
+    return request
+
+
+def _fetch(connection: Any, steps: Any) -> Any:
+    """``getresponse`` of one recognised request."""
+    del connection.getresponse
+    while True:
+        try:
+            response = connection.getresponse()
+        except BaseException as error:
+            return steps.throw(error)
+        try:
+            steps.send(response)
+        except StopIteration as stop:
+            return stop.value
+
+
+def _aiohttp(original: Any) -> Any:
+    async def _request(self: Any, method: str, str_or_url: Any, **kw: Any) -> Any:
+        adopter, url, endpoint = _adopter, None, None
+        if adopter and (self._base_url or adopter.host in str(str_or_url).lower()):
+            with suppress(ValueError, TypeError):  # aiohttp says better that it is no URL
+                url = self._build_url(str_or_url)
+        if adopter and url is not None and url.host:
+            line = (method.upper(), url.scheme, url.host, url.port, url.raw_path_qs)
+            endpoint = adopter.endpoint(*line)
+        if adopter is None or endpoint is None:
+            return await original(self, method, str_or_url, **kw)
+        # Raised from within, it would show the URL of v2, and end a rehearsal at the 410.
+        check = kw.pop("raise_for_status", None)
+        check = self._raise_for_status if check is None else check
+        options = {**kw, "raise_for_status": False}
+        base_url = adopter.settings.base_url
+        call = Aiohttp(base_url, original, self, [method, str_or_url], options)
+        response = await _adopt(adopter, endpoint, call)
+        if callable(check):
+            await check(response)
+        elif check:
+            response.raise_for_status()
+        return response
+
+    return _request
+
+
+_POINTS: dict[str, list[tuple[str, str, Callable[[Any], Any]]]] = {
+    "httpcore": [
+        ("ConnectionPool", "handle_request", _httpcore),
+        ("AsyncConnectionPool", "handle_async_request", _httpcore_async),
+    ],
+    "urllib3.connectionpool": [("HTTPConnectionPool", "urlopen", _urllib3)],
+    "http.client": [("HTTPConnection", "request", _http_client)],
+    "aiohttp.client": [("ClientSession", "_request", _aiohttp)],
+    "revenuebase_sdk": [],
+}
+_POINTS["httpcore2"] = _POINTS["httpcore"]
+
+
+def _patch(module: ModuleType) -> None:
+    adopter = _adopter
+    if adopter is None:
+        return
+    try:
+        if module.__name__ == "revenuebase_sdk":
+            sdk_names.restore(module)
+        for owner, name, make in _POINTS[module.__name__]:
+            _wrap(getattr(module, owner), name, make)
+    except Exception as error:
+        adopter.give_up(error, f"{module.__name__} is left as it is")
+
+
+def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    # By getattr: another tool's wrapper must be bound to the class before it is called.
+    original = getattr(owner, name)
+    if hasattr(original, _MARK):
+        return
+    wrapper = functools.update_wrapper(make(original), original)
+    del wrapper.__wrapped__  # by which other tools undo what they take for their own
+    setattr(wrapper, _MARK, True)
+    setattr(owner, name, wrapper)
+    _applied.append((owner, name, wrapper, original))
+
+
+class _Finder:
+    """On ``sys.meta_path``: finds what the others find, and has it patched once it is loaded."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if _adopter is None or name not in _POINTS:
+            return None
+        for finder in [*sys.meta_path]:
+            find = getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = None
+            if finder is not self and find is not None:
+                spec = find(name, path, target)
+            if spec is not None:
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
+                return spec
+        return None
+
+
+class _Loader:
+    """Another's loader, and the patching after it."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        found: ModuleType | None = self._loader.create_module(spec)
+        return found
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _patch(module)
+
+
+_FINDER: Any = _Finder()
+
+
+def _tell(notice: Notice) -> None:
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        if (frame.f_globals.get("__name__") or "").partition(".")[0] not in _PLUMBING:
+            break
+        frame = frame.f_back
+    notices.tell(notice, notices.Site(frame))
