@@ -18,11 +18,13 @@ from typing import Any
 class Attempt:
     """One attempt and its deadline; ``socket`` is set as soon as it is known."""
 
-    __slots__ = ("_connecting", "deadline", "overdue", "socket")
+    __slots__ = ("_connecting", "deadline", "overdue", "sent", "socket")
 
     def __init__(self, timeout: float, known: socket.socket | None) -> None:
         self.deadline = time.monotonic() + timeout
         self.overdue = False
+        #: Whether any of the request may have left.
+        self.sent = False
         self.socket = known
         self._connecting: socket.socket | None = None
 
@@ -31,7 +33,12 @@ class Attempt:
         if event.endswith("connect_tcp.complete"):
             # A duplicate, as TLS will take the original over, and may hang in its handshake.
             self.release()
-            self.socket = self._connecting = info["return_value"].get_extra_info("socket").dup()
+            stream = info["return_value"]
+            try:
+                self.socket = self._connecting = stream.get_extra_info("socket").dup()
+            except OSError:  # no file descriptor is left to watch with: nothing is sent
+                stream.close()
+                raise
             if self.overdue:
                 self.shut_down()
 
@@ -54,7 +61,10 @@ class Watch:
     """All attempts under way, and the thread that ends the overdue ones."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        # Entered as itself, not by the condition's Python code, where a Ctrl-C could leave it
+        # locked; reentrant, as a signal handler may send while its own thread is in here.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._attempts: set[Attempt] = set()
         self._wakes_at = float("inf")
         self._running = False
@@ -62,25 +72,27 @@ class Watch:
     def start(self, timeout: float, known: socket.socket | None) -> Attempt:
         """Begin to watch an attempt; ``finish`` must follow."""
         attempt = Attempt(timeout, known)
-        with self._changed:
+        with self._lock:
             self._attempts.add(attempt)
             if not self._running:
+                with suppress(RuntimeError):  # from Python 3.12 on, while the interpreter ends
+                    threading.Thread(
+                        target=self._run, name="revenuebase-deadlines", daemon=True
+                    ).start()
+                # Only now: should a Ctrl-C fall in between, two watch as well as one.
                 self._running = True
-                threading.Thread(
-                    target=self._run, name="revenuebase-deadlines", daemon=True
-                ).start()
             elif attempt.deadline < self._wakes_at:
                 self._changed.notify()
         return attempt
 
     def finish(self, attempt: Attempt) -> None:
         """Stop watching: after this, the connection is no longer touched."""
-        with self._changed:
+        with self._lock:
             self._attempts.discard(attempt)
         attempt.release()
 
     def _run(self) -> None:
-        with self._changed:
+        with self._lock:
             while True:
                 now = time.monotonic()
                 for attempt in [one for one in self._attempts if one.deadline <= now]:

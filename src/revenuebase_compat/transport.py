@@ -12,10 +12,12 @@ the exception, as the frames of its traceback would hold the key.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from urllib.parse import urlsplit
 
 from ._version import __version__
 from .core.errors import ConfigurationError
@@ -61,16 +63,30 @@ class _Slot(Generic[S]):
 
 
 class _Left(dict[str, float]):
-    """httpx's ``timeout`` extension, as what is left when a phase of the attempt begins."""
+    """httpx's ``timeout`` extension, as what is left when a phase of the attempt begins.
 
-    def __init__(self, attempt: Attempt) -> None:
+    ``extensions`` are the request's, which has a connection traced while it is being made: on
+    one that was kept, the ten calls of a trace would cost more than all of the flow.
+    """
+
+    def __init__(
+        self, attempt: Attempt, extensions: dict[str, Any] | None = None, addresses: int = 1
+    ) -> None:
         super().__init__()
         self._attempt = attempt
+        self._extensions = extensions
+        self._addresses = addresses
 
     def get(self, phase: str, default: Any = None) -> float:
         left = max(self._attempt.deadline - time.monotonic(), 0.001)
-        # "connect" is read once, and counts for TCP and again for TLS.
-        return left / 2 if phase == "connect" else left
+        if phase == "write":
+            self._attempt.sent = True
+        if phase != "connect":
+            return left
+        if self._extensions is not None:
+            self._extensions["trace"] = self._attempt.trace
+        # Read once, it counts for each address of the host in turn, and again for TLS.
+        return left / (self._addresses + 1)
 
 
 class _Requests:
@@ -80,53 +96,56 @@ class _Requests:
         assert settings.api_key is not None  # noqa: S101 (the flow has asked)
         self._base = settings.base_url
         host = settings.base_url.split("/")[2]
-        self._headers = [
+        self._common = [
             (b"Host", host.encode()),
             (b"x-key", settings.api_key.reveal().encode()),
             (b"Accept", b"application/json"),
             (b"Accept-Encoding", b"identity"),
             (b"User-Agent", f"revenuebase-compat/{__version__}".encode()),
         ]
+        # By method and length of the body, which is all they depend on.
+        self._headers: dict[tuple[str, int], httpx.Headers] = {}
 
     def arguments(self, request: Request) -> tuple[str, str, list[tuple[bytes, bytes]]]:
-        headers = self._headers
+        headers = [*self._common]
         if request.body:
-            headers = [*headers, (b"Content-Type", b"application/json")]
+            headers.append((b"Content-Type", b"application/json"))
         if request.method == "POST":
-            headers = [*headers, (b"Content-Length", b"%d" % len(request.body))]
+            headers.append((b"Content-Length", b"%d" % len(request.body)))
         return request.method, self._base + request.path, headers
 
     def build(self, request: Request, extensions: dict[str, Any]) -> httpx.Request:
         import httpx
 
-        method, url, headers = self.arguments(request)
-        stream = httpx.ByteStream(request.body)
-        return httpx.Request(method, url, headers=headers, stream=stream, extensions=extensions)
+        shape = request.method, len(request.body)
+        if shape not in self._headers:
+            self._headers[shape] = httpx.Headers(self.arguments(request)[2])
+        return httpx.Request(
+            request.method,
+            self._base + request.path,
+            headers=self._headers[shape],
+            stream=httpx.ByteStream(request.body),
+            extensions=extensions,
+        )
 
 
-def lost(error: Exception, timeout: float, *, overdue: bool = False) -> Lost:
+def lost(error: Exception, timeout: float, attempt: Attempt | None = None) -> Lost:
     """What an exception tells of the attempt; by name, so that httpx2's count as well."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    sent = not names & _NOT_SENT
-    if overdue or names & {"TimeoutException", "TimeoutError"}:
+    sent = not names & _NOT_SENT and (attempt is None or attempt.sent)
+    if (attempt is not None and attempt.overdue) or names & {"TimeoutException", "TimeoutError"}:
         waited = "" if sent else " to connect"
         return Lost(f"no answer within {timeout:.3g} s{waited}", sent, timeout=True)
     return Lost(f"{type(error).__name__}: {error}", sent)
 
 
 def _needs_proxy(settings: Settings) -> bool:
-    if is_loopback(_hostname(settings)):
+    if is_loopback(urlsplit(settings.base_url).hostname or ""):
         return False
     from urllib.request import getproxies  # httpx has loaded it, and reads the same
 
     proxies = getproxies()
     return any(proxies.get(scheme) for scheme in ("https", "all"))
-
-
-def _hostname(settings: Settings) -> str:
-    from urllib.parse import urlsplit
-
-    return urlsplit(settings.base_url).hostname or ""
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:
@@ -188,25 +207,34 @@ class SyncSender(_Sender):
     def __init__(self, settings: Settings, http_client: httpx.Client | None = None) -> None:
         super().__init__(settings, http_client)
         self._free: deque[_Slot[httpx.Response]] = deque()
+        self._addresses = 1
+        self._counted_until = 0.0
 
     def __call__(self, request: Request, timeout: float) -> Answer:
         if self._theirs is not None:
             return self._send_theirs(request, timeout)
+        prepared = self._prepared().build(request, {MARK: True})
         slot = self._take()
         attempt = watch.start(timeout, slot.socket)
-        extensions = {"timeout": _Left(attempt), "trace": attempt.trace, MARK: True}
         try:
-            response = slot.send(self._prepared().build(request, extensions))
+            left = _Left(attempt, prepared.extensions, self._addresses)
+            prepared.extensions["timeout"] = left
+            response = slot.send(prepared)
             slot.socket = response.extensions["network_stream"].get_extra_info("socket")
             answer = _read(response, attempt)
         except BaseException as error:
             slot.close()
             if isinstance(error, Exception):
-                return lost(error, timeout, overdue=attempt.overdue)
+                return lost(error, timeout, attempt)
             raise
         finally:
             watch.finish(attempt)
-        if attempt.overdue or self._closed:
+            prepared.extensions.clear()  # ends the circle, which would wait for the collector
+        if attempt.overdue:
+            slot.close()
+            # It ended because we ended it: what there is of it may not be all.
+            return lost(TimeoutError(), timeout, attempt)
+        if self._closed:
             slot.close()
         else:
             self._give(slot)
@@ -239,6 +267,7 @@ class SyncSender(_Sender):
     def _open(self) -> _Slot[httpx.Response]:
         import httpx
 
+        self._count_addresses()
         if _needs_proxy(self._settings):
             client = httpx.Client(**self._options())
             return _Slot(
@@ -247,6 +276,18 @@ class SyncSender(_Sender):
             )
         transport = httpx.HTTPTransport(**self._options())
         return _Slot(transport.handle_request, transport.close)
+
+    def _count_addresses(self) -> None:
+        """How many addresses the host has, as all of them must fit into the time to connect."""
+        if time.monotonic() < self._counted_until:
+            return
+        parts = urlsplit(self._settings.base_url)
+        try:
+            found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+            self._addresses = max(len(found), 1)
+        except OSError:  # connecting will say what is wrong
+            self._addresses = 1
+        self._counted_until = time.monotonic() + IDLE_FOR
 
     def _give(self, slot: _Slot[httpx.Response]) -> None:
         slot.idle_since = time.monotonic()
@@ -267,7 +308,8 @@ def _read(response: httpx.Response, attempt: Attempt) -> Answer:
         if response.is_stream_consumed:  # by an event hook of the caller's client
             return _decoded(response)
         body = bytearray()
-        for chunk in response.iter_raw():
+        # Not iter_raw(): all that it adds is the counting of bytes for a progress bar.
+        for chunk in cast("httpx.SyncByteStream", response.stream):
             body += chunk
             if len(body) > MAX_BODY:
                 break

@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 
 from .core.settings import Settings
 from .core.wire import MAX_BODY, Answer, Request, unpack
-from .transport import MARK, _decoded, _needs_proxy, _Sender, _Slot, lost
+from .deadlines import Attempt
+from .transport import MARK, _decoded, _Left, _needs_proxy, _Sender, _Slot, lost
 
 if TYPE_CHECKING:
     import httpx
@@ -58,15 +59,15 @@ class AsyncSender(_Sender):
             return await self._send_theirs(request, timeout)
         free = self._pool()
         slot = free.pop() if free else self._open()
-        limits = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+        attempt = Attempt(timeout, None)
         try:
             async with asyncio_timeout(timeout):
-                prepared = self._prepared().build(request, {"timeout": limits, MARK: True})
+                prepared = self._prepared().build(request, {"timeout": _Left(attempt), MARK: True})
                 answer = await _read_async(await slot.send(prepared))
         except BaseException as error:
             await slot.close()
             if isinstance(error, Exception):
-                return lost(error, timeout)
+                return lost(error, timeout, attempt)
             raise
         await self._give(free, slot)
         return answer
