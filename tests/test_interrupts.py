@@ -314,6 +314,22 @@ def test_a_task_cancelled_at_every_step(fault: Fault | None) -> None:
         assert wait_for(lambda: server.open_connections == 0)
 
 
+def test_a_task_cancelled_in_a_tls_handshake() -> None:
+    async def main(server: Mute) -> None:
+        async with AsyncClient(settings(server.base_url)) as client:
+            task = asyncio.ensure_future(client.cancel_job(42))
+            await asyncio.to_thread(wait_for, lambda: server.accepted == 1)
+            await asyncio.sleep(0.02)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            await asyncio.to_thread(wait_for, lambda: server.ended == 1)
+            assert server.ended == 1
+
+    with Mute() as server, no_collector():
+        asyncio.run(main(server))
+
+
 def test_a_timeout_of_the_caller() -> None:
     async def main(server: FaultServer) -> None:
         async with AsyncClient(settings(server.base_url)) as client:

@@ -18,7 +18,7 @@ from typing import Any
 class Attempt:
     """One attempt and its deadline; ``socket`` is set as soon as it is known."""
 
-    __slots__ = ("_connecting", "deadline", "overdue", "sent", "socket")
+    __slots__ = ("_connecting", "_stream", "deadline", "overdue", "sent", "socket")
 
     def __init__(self, timeout: float, known: socket.socket | None) -> None:
         self.deadline = time.monotonic() + timeout
@@ -27,20 +27,40 @@ class Attempt:
         self.sent = False
         self.socket = known
         self._connecting: socket.socket | None = None
+        self._stream: Any = None
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpx's ``trace`` extension: learns of a connection while it is being made."""
         if event.endswith("connect_tcp.complete"):
             # A duplicate, as TLS will take the original over, and may hang in its handshake.
             self.release()
-            stream = info["return_value"]
+            self._stream = info["return_value"]
             try:
-                self.socket = self._connecting = stream.get_extra_info("socket").dup()
+                self.socket = self._connecting = self._stream.get_extra_info("socket").dup()
             except OSError:  # no file descriptor is left to watch with: nothing is sent
-                stream.close()
+                self._stream.close()
                 raise
             if self.overdue:
                 self.shut_down()
+        elif event.endswith("start_tls.complete"):
+            self._stream = info["return_value"]
+
+    async def trace_async(self, event: str, info: dict[str, Any]) -> None:
+        """The same for ``asyncio``, which has the deadline in hand."""
+        if event.endswith("connect_tcp.complete"):
+            self._stream = info["return_value"]
+
+    async def close_async(self) -> None:
+        """Close a new connection, which httpcore forgets if its TLS handshake is cancelled."""
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def abandon(self) -> None:
+        """End the connection without the help of those who were interrupted."""
+        self.shut_down()
+        for one in (self._stream, self.socket):
+            if one is not None:
+                one.close()
 
     def shut_down(self) -> None:
         """Wake whoever waits on the connection."""
@@ -69,9 +89,8 @@ class Watch:
         self._wakes_at = float("inf")
         self._running = False
 
-    def start(self, timeout: float, known: socket.socket | None) -> Attempt:
+    def start(self, attempt: Attempt) -> None:
         """Begin to watch an attempt; ``finish`` must follow."""
-        attempt = Attempt(timeout, known)
         with self._lock:
             self._attempts.add(attempt)
             if not self._running:
@@ -83,7 +102,6 @@ class Watch:
                 self._running = True
             elif attempt.deadline < self._wakes_at:
                 self._changed.notify()
-        return attempt
 
     def finish(self, attempt: Attempt) -> None:
         """Stop watching: after this, the connection is no longer touched."""

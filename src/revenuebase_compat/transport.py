@@ -70,9 +70,14 @@ class _Left(dict[str, float]):
     """
 
     def __init__(
-        self, attempt: Attempt, extensions: dict[str, Any] | None = None, addresses: int = 1
+        self,
+        attempt: Attempt,
+        extensions: dict[str, Any] | None = None,
+        addresses: int = 1,
+        trace: Callable[[str, dict[str, Any]], object] | None = None,
     ) -> None:
         super().__init__()
+        self._trace = trace or attempt.trace
         self._attempt = attempt
         self._extensions = extensions
         self._addresses = addresses
@@ -84,7 +89,7 @@ class _Left(dict[str, float]):
         if phase != "connect":
             return left
         if self._extensions is not None:
-            self._extensions["trace"] = self._attempt.trace
+            self._extensions["trace"] = self._trace
         # Read once, it counts for each address of the host in turn, and again for TLS.
         return left / (self._addresses + 1)
 
@@ -215,17 +220,20 @@ class SyncSender(_Sender):
             return self._send_theirs(request, timeout)
         prepared = self._prepared().build(request, {MARK: True})
         slot = self._take()
-        attempt = watch.start(timeout, slot.socket)
+        attempt = Attempt(timeout, slot.socket)
         try:
+            watch.start(attempt)
             left = _Left(attempt, prepared.extensions, self._addresses)
             prepared.extensions["timeout"] = left
             response = slot.send(prepared)
             slot.socket = response.extensions["network_stream"].get_extra_info("socket")
             answer = _read(response, attempt)
-        except BaseException as error:
+        except Exception as error:
             slot.close()
-            if isinstance(error, Exception):
-                return lost(error, timeout, attempt)
+            return lost(error, timeout, attempt)
+        except BaseException:
+            # Not slot.close(): the frames that were interrupted may hold httpcore's lock.
+            attempt.abandon()
             raise
         finally:
             watch.finish(attempt)

@@ -57,18 +57,23 @@ class AsyncSender(_Sender):
     async def __call__(self, request: Request, timeout: float) -> Answer:
         if self._theirs is not None:
             return await self._send_theirs(request, timeout)
+        prepared = self._prepared().build(request, {MARK: True})
         free = self._pool()
         slot = free.pop() if free else self._open()
         attempt = Attempt(timeout, None)
+        left = _Left(attempt, prepared.extensions, trace=attempt.trace_async)
         try:
             async with asyncio_timeout(timeout):
-                prepared = self._prepared().build(request, {"timeout": _Left(attempt), MARK: True})
+                prepared.extensions["timeout"] = left
                 answer = await _read_async(await slot.send(prepared))
         except BaseException as error:
             await slot.close()
+            await attempt.close_async()
             if isinstance(error, Exception):
                 return lost(error, timeout, attempt)
             raise
+        finally:
+            prepared.extensions.clear()  # ends the circle, which would wait for the collector
         await self._give(free, slot)
         return answer
 
