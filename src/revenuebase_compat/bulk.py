@@ -1,25 +1,54 @@
-"""Many jobs at once: the iterators behind ``cancel_jobs``. Each call is one flow, as ever."""
+"""Many jobs at once: the iterators behind ``cancel_jobs``. Each job is one flow, as ever."""
 
 from __future__ import annotations
 
-import asyncio
-import queue
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING
 
+from .client import _Base, check_wait
 from .core import flow
 from .core.errors import CancelError, ConfigurationError
-from .core.pace import Pace
+from .core.pace import SLICE, Pace, paced
 from .core.result import Job, JobOutcome, check_process_id
-from .core.wire import Answer, Response
 
 if TYPE_CHECKING:
     from .client import AsyncClient, Client
     from .notices import Site
 
-#: Seconds slept at a time while the rate limit forbids to start, so that ``stop()`` is heard.
-_SLICE = 0.25
+#: Jobs under way at once where each is waited for: no cancel shall wait for another job's end.
+WAITING = 100
+
+
+class _Ids:
+    """The ids, each handed out when its job may start."""
+
+    def __init__(
+        self, client: _Base, ids: Iterable[int | str], concurrency: object, wait: float | None
+    ) -> None:
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise ConfigurationError(f"concurrency {concurrency!r}: give a whole number from 1 on")
+        if isinstance(ids, str | bytes):
+            raise ConfigurationError("process_ids is one text: give a list of ids")
+        self.wait = check_wait(wait)
+        self.most = concurrency if wait is None else max(concurrency, WAITING)
+        self.pace = Pace(concurrency)
+        self.ended = False
+        self._ids = iter(ids)
+        self._monotonic = client._monotonic
+        self.next: list[int | str] = []
+
+    def take(self, held: int) -> float | None:
+        """``None`` where the ``next`` job may start, else the seconds until it may."""
+        if not self.next and not self.ended:
+            # Looked at before any pause, lest the last job be followed by one for nothing.
+            self.next.extend(islice(self._ids, 1))
+            self.ended = not self.next
+        self.pace.newcomers = not self.ended and held < self.most
+        return (self.pace.take(self._monotonic()) or None) if self.pace.newcomers else 0.0
 
 
 class CancelJobs(Iterator[JobOutcome]):
@@ -36,72 +65,96 @@ class CancelJobs(Iterator[JobOutcome]):
         concurrency: int,
         wait: float | None,
         site: Site,
+        on_start: Callable[[int | str], object] | None = None,
         on_status: Callable[[Job], object] | None = None,
+        on_pause: Callable[[float], object] | None = None,
     ) -> None:
         self._client = client
+        self._ids = _Ids(client, process_ids, concurrency, wait)
         self._site = site
-        self._ids = iter(process_ids)
-        self._concurrency = _check(concurrency)
-        self._wait = wait
+        self._on_start = on_start
         self._on_status = on_status
-        self._pace = Pace()
-        self._pool = ThreadPoolExecutor(concurrency, "revenuebase-cancel")
-        self._finished: queue.SimpleQueue[JobOutcome] = queue.SimpleQueue()
-        self._under_way = 0
-        self._ended = False
+        self._on_pause = on_pause
+        self._pool = ThreadPoolExecutor(self._ids.most, "revenuebase-cancel")
+        self._finished: deque[JobOutcome] = deque()
+        #: Jobs that were started and have not finished.
+        self.under_way = 0
+        self._begun = 0
 
     def __next__(self) -> JobOutcome:
-        while True:
-            pause = self._fill()
-            if self._under_way:
-                outcome = self._finished.get()
-                self._under_way -= 1
-                return outcome
-            if self._ended:
-                self._pool.shutdown()
-                raise StopIteration
-            self._client._sleep(min(pause, _SLICE))
+        pace = self._ids.pace
+        try:
+            while True:
+                pause = self._start()
+                with pace.changed:
+                    if self._finished:
+                        return self._finished.popleft()
+                    waits = self.under_way and (not pause or pause == inf)
+                    if waits:
+                        pace.changed.wait(SLICE)
+                if pause and self._on_pause is not None:
+                    self._on_pause(pace.pause(self._client._monotonic()))
+                if waits:
+                    continue
+                if not pause:
+                    self._pool.shutdown()
+                    raise StopIteration
+                if pause == inf:
+                    pace.forget()  # what an interrupt left of a job that was about to start
+                else:
+                    self._client._sleep(min(pause, SLICE))
+        finally:
+            pace.newcomers = False
 
     def stop(self) -> None:
         """Start no further job."""
-        self._ended = True
+        self._ids.ended = True
 
-    def _fill(self) -> float:
+    def pauses(self, jobs: int) -> float:
+        """Seconds of pauses that so many jobs will cost, as far as the answers tell."""
+        return self._ids.pace.pauses(jobs, self._client._monotonic())
+
+    def _start(self) -> float:
         """Start what may be started; returns the seconds until more may."""
-        while not self._ended and self._under_way < self._concurrency:
-            pause = self._pace.wait(self._client._monotonic())
-            if pause > 0:
-                return pause
-            try:
-                process_id = next(self._ids)
-            except StopIteration:
-                self._ended = True
-                break
-            self._pace.start()
-            self._under_way += 1
-            self._pool.submit(self._cancel, process_id)
-        return 0.0
+        ids, changed = self._ids, self._ids.pace.changed
+        # Outcomes that nobody took yet count, lest they pile up.
+        while (pause := ids.take(self.under_way + len(self._finished))) is None:
+            if self._on_start is not None:
+                self._on_start(ids.next[0])
+            with changed:
+                begun = self._begun
+                self._pool.submit(self._cancel, ids.next[0])
+                ids.next.clear()
+                # Counted by the thread itself, which no interrupt reaches.
+                while self._begun == begun:
+                    changed.wait(SLICE)
+        return pause
 
     def _cancel(self, process_id: int | str) -> None:
-        client = self._client
-        try:
+        client, changed = self._client, self._ids.pace.changed
+        with changed:
+            self._begun += 1
+            self.under_way += 1
+            changed.notify()
+
+        def begin() -> flow.Flow:
             client._send.check_open()
             checked = check_process_id(process_id)
-            steps = flow.cancel(client._world(self._site), checked, self._wait, self._on_status)
-            outcome = JobOutcome(checked, client._drive(steps, self._heard))
-        except CancelError as error:
-            outcome = JobOutcome(process_id, error=error)
+            return flow.cancel(client._world(self._site), checked, self._ids.wait, self._on_status)
+
+        try:
+            steps = paced(begin, self._ids.pace, client._clock, client._monotonic)
+            result = client._drive(steps)
+            outcome = JobOutcome(result.process_id, result)
         except BaseException as error:  # a warning made an error, say: never lose a job
-            outcome = JobOutcome(process_id, error=_wrapped(error))
-        self._pace.finish()
-        self._finished.put(outcome)
-
-    def _heard(self, answer: Answer) -> None:
-        if isinstance(answer, Response):
-            self._pace.heard(answer, self._client._clock(), self._client._monotonic())
+            outcome = _failed(process_id, error)
+        with changed:
+            self.under_way -= 1
+            self._finished.append(outcome)
+            changed.notify()
 
 
-async def cancel_jobs_async(
+def cancel_jobs_async(
     client: AsyncClient,
     process_ids: Iterable[int | str],
     concurrency: int,
@@ -109,58 +162,47 @@ async def cancel_jobs_async(
     site: Site,
 ) -> AsyncGenerator[JobOutcome, None]:
     """The same under ``asyncio``; closing the iterator cancels what is under way."""
-    pace, ids = Pace(), iter(process_ids)
-    _check(concurrency)
+    return _outcomes(client, _Ids(client, process_ids, concurrency, wait), site)
 
-    def heard(answer: Answer) -> None:
-        if isinstance(answer, Response):
-            pace.heard(answer, client._clock(), client._monotonic())
 
-    async def cancel(process_id: int | str) -> JobOutcome:
+async def _outcomes(client: AsyncClient, ids: _Ids, site: Site) -> AsyncGenerator[JobOutcome, None]:
+    import asyncio
+
+    finished: deque[JobOutcome] = deque()
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def cancel(process_id: int | str) -> None:
+        def begin() -> flow.Flow:
+            client._send.check_open()
+            return flow.cancel(client._world(site), check_process_id(process_id), ids.wait)
+
         try:
-            result = await client._cancel(process_id, wait, site, heard)
-            return JobOutcome(result.process_id, result)
-        except CancelError as error:
-            return JobOutcome(process_id, error=error)
+            result = await client._drive(paced(begin, ids.pace, client._clock, client._monotonic))
+            finished.append(JobOutcome(result.process_id, result))
         except Exception as error:
-            return JobOutcome(process_id, error=_wrapped(error))
-        finally:
-            pace.finish()
+            finished.append(_failed(process_id, error))
 
-    under_way: set[asyncio.Task[JobOutcome]] = set()
-    ended = False
     try:
         while True:
-            pause = 0.0
-            while not ended and len(under_way) < concurrency:
-                pause = pace.wait(client._monotonic())
-                if pause > 0:
-                    break
-                process_id = next(ids, None)
-                if process_id is None:
-                    ended = True
-                    break
-                pace.start()
-                under_way.add(asyncio.create_task(cancel(process_id)))
-            if under_way:
-                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    yield task.result()
-            elif ended:
-                return
+            while (pause := ids.take(len(under_way))) is None:
+                under_way.add(asyncio.create_task(cancel(ids.next.pop())))
+            if pause == inf or (under_way and not pause):
+                first = asyncio.FIRST_COMPLETED
+                _, under_way = await asyncio.wait(under_way, timeout=SLICE, return_when=first)
+            elif pause:
+                await client._sleep(min(pause, SLICE))
             else:
-                await client._sleep(pause)
+                return
+            ids.pace.newcomers = False
+            while finished:
+                yield finished.popleft()
     finally:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
 
 
-def _check(concurrency: object) -> int:
-    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-        raise ConfigurationError(f"concurrency {concurrency!r}: give a whole number from 1 on")
-    return concurrency
-
-
-def _wrapped(error: BaseException) -> CancelError:
-    return CancelError(f"{type(error).__name__}: {error}")
+def _failed(process_id: int | str, error: BaseException) -> JobOutcome:
+    if not isinstance(error, CancelError):
+        error = CancelError(f"{type(error).__name__}: {error}")
+    return JobOutcome(error.process_id or process_id, error=error)

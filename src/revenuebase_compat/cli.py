@@ -9,7 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timezone
@@ -26,6 +29,7 @@ from .core.settings import DEFAULT_BASE_URL, Settings
 if TYPE_CHECKING:
     from .bulk import CancelJobs
     from .client import Client
+    from .progress import Display
 
 WRONG = 2
 INTERRUPTED = 130
@@ -33,6 +37,15 @@ INTERRUPTED = 130
 #: More jobs than that are asked about once, on a terminal.
 ASK_FROM = 20
 CONCURRENCY = 8
+
+_CANCEL_EXAMPLES = """\
+examples:
+  revenuebase-compat cancel 42 43 --wait
+  revenuebase-compat cancel --from-file ids.csv --resume cancel.journal
+  some-query | revenuebase-compat cancel --from-file - --json > fates.jsonl
+
+exit codes: 0 all cancelled, 1 some job was not, 2 wrong usage or settings, 130 stopped by Ctrl-C
+"""
 
 
 def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
@@ -75,8 +88,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    cancel = commands.add_parser("cancel", help="cancel jobs", allow_abbrev=False)
-    cancel.add_argument("process_ids", metavar="ID", nargs="*", type=_process_id)
+    cancel = commands.add_parser(
+        "cancel",
+        help="cancel jobs",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Cancels jobs, each once, at the pace that the API's rate limit allows.",
+        epilog=_CANCEL_EXAMPLES,
+    )
+    cancel.add_argument(
+        "process_ids", metavar="ID", nargs="*", type=_process_id, help="a job's process_id"
+    )
     cancel.add_argument(
         "--from-file",
         metavar="FILE",
@@ -88,17 +110,21 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         type=_seconds,
         const=600.0,
-        help="wait until each job has ended; default: 600 seconds a job",
+        help="wait until each job has ended, at most so long (600 s where no number is given)",
     )
     cancel.add_argument(
         "--resume",
         metavar="JOURNAL",
         type=Path,
-        help="write what is started and done to that file, and skip what it says is done",
+        help="write what is started and done to that file; given again, skip what is done",
     )
     cancel.add_argument("--json", action="store_true", help="one JSON object a line, one per job")
-    cancel.add_argument("--quiet", action="store_true", help="no progress and no table")
-    cancel.add_argument("--yes", action="store_true", help="do not ask, however many jobs")
+    cancel.add_argument(
+        "--quiet", action="store_true", help="no progress and no table: errors only"
+    )
+    cancel.add_argument(
+        "--yes", action="store_true", help=f"do not ask for more than {ASK_FROM} jobs"
+    )
     cancel.add_argument(
         "--sandbox",
         action="store_true",
@@ -230,53 +256,70 @@ def _client(sandbox: bool, process_ids: Sequence[int], **clocks: Any) -> Iterato
 
 
 def _cancel(arguments: argparse.Namespace) -> int:
-    from .batch import Display, Journal, cells, table
+    from .batch import Journal
     from .bulk import CancelJobs
-    from .notices import caller
+    from .notices import ApiDeprecationWarning, caller
+    from .progress import Display, table
 
+    # It says what the log says, and would point at whoever runs the command.
+    warnings.simplefilter("ignore", ApiDeprecationWarning)
     process_ids = _all_ids(arguments)
-    if not process_ids:
-        return _complain("cancel: no ids: give some, or --from-file FILE")
-    with _client(arguments.sandbox, process_ids, **arguments.clocks) as client:
+    wait, single = arguments.wait, len(process_ids) == 1
+    # Rows on the same terminal are progress enough.
+    silent = arguments.quiet or (single and not wait) or (arguments.json and sys.stdout.isatty())
+    left = False
+    with (
+        _client(arguments.sandbox, process_ids, **arguments.clocks) as client,
+        closing(Journal(arguments.resume)) as journal,
+    ):
         if client.settings.api_key is None:
             client.cancel_job(process_ids[0])  # says what is missing, and sends nothing
-        if not arguments.yes and len(process_ids) > ASK_FROM and _declined(len(process_ids)):
+        fates = {one: journal.done[one] for one in process_ids if one in journal.done}
+        todo = [one for one in process_ids if one not in fates]
+        if not arguments.yes and len(todo) > ASK_FROM and _declined(len(todo)):
             return _complain("nothing was sent") and 1
-        single = len(process_ids) == 1 and not arguments.wait
-        rows = []
-        with (
-            closing(Journal(arguments.resume)) as journal,
-            Display(len(process_ids), quiet=arguments.quiet or single) as display,
-        ):
-            todo = [one for one in process_ids if one not in journal.done]
-            if len(todo) < len(process_ids) and not arguments.quiet:
-                print(f"{len(process_ids) - len(todo)} done already", file=sys.stderr)
-            jobs = CancelJobs(
-                client,
-                journal.started(todo),
-                CONCURRENCY,
-                arguments.wait,
-                caller(),
-                display.looked,
-            )
-            for outcome in _stoppable(jobs):
-                ok = journal.settle(outcome)
-                display.finished(outcome, ok)
-                rows.append((ok, cells(outcome, ok)))
-                if arguments.json:
-                    print(json.dumps(row(outcome, ok)), flush=True)
-                elif single and not arguments.quiet:
-                    _say(outcome, ok, client.settings)
-    if len(rows) > 1 and not (arguments.json or arguments.quiet):
-        table(rows)
-    if len(rows) < len(todo):
-        rest = len(todo) - len(rows)
-        how = f"--resume {arguments.resume}" if arguments.resume else "the ids that are left"
-        print(
-            f"stopped: {len(rows)} finished, {rest} not started; go on with {how}", file=sys.stderr
+        if arguments.json:
+            for fate in fates.values():
+                print(json.dumps(fate.row))
+        display = Display(len(process_ids), fates.values(), client._monotonic, quiet=silent)
+        jobs = CancelJobs(
+            client,
+            todo,
+            CONCURRENCY,
+            wait,
+            caller(),
+            on_start=journal.started,
+            on_status=display.looked,
+            on_pause=display.paused,
         )
+        try:
+            with _stoppable(jobs, display):
+                for outcome in jobs:
+                    fate = fates[int(outcome.process_id)] = journal.settle(outcome)
+                    display.finished(fate)
+                    if arguments.json:
+                        print(json.dumps(fate.row), flush=True)
+                    elif silent and not fate.ok:
+                        _say(outcome, False, client.settings)
+        except KeyboardInterrupt:
+            left = True
+        fates = {one: fates[one] for one in process_ids if one in fates}
+        stopped = len(fates) < len(process_ids)
+        if not (arguments.json or arguments.quiet):
+            if not single or (fates and not todo):
+                table(fates.values())
+            elif fates and fate.ok:
+                _say(outcome, True, client.settings)
+        if stopped or not (single or arguments.quiet):
+            sys.stdout.flush()
+            print(display.summary(fates.values(), arguments.resume), file=sys.stderr)
+        if left:
+            # The threads of the jobs under way would hold up a regular exit.
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
+    if stopped:
         return INTERRUPTED
-    return 0 if all(ok for ok, _ in rows) else 1
+    return 0 if all(fate.ok for fate in fates.values()) else 1
 
 
 def _all_ids(arguments: argparse.Namespace) -> list[int]:
@@ -293,6 +336,11 @@ def _all_ids(arguments: argparse.Namespace) -> list[int]:
             raise ConfigurationError(f"--from-file {name}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ConfigurationError(f"--from-file {name} is not UTF-8 text") from None
+    if not found:
+        name = arguments.from_file
+        right = f"{name} holds none" if name else "give some, or --from-file FILE"
+        taken = f" (--wait took {arguments.wait:g} for its seconds)" if arguments.wait else ""
+        raise ConfigurationError(f"cancel: no ids: {right}{taken}")
     return list(dict.fromkeys(found))
 
 
@@ -300,25 +348,33 @@ def _declined(count: int) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     print(f"Cancel {count} jobs? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() not in ("y", "yes")
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)
+    return answer.strip().lower() not in ("y", "yes")
 
 
-def _stoppable(jobs: CancelJobs) -> Iterator[JobOutcome]:
-    """The outcomes; Ctrl-C starts no further job, and a second one waits for none."""
-    stopping = False
-    while True:
-        try:
-            yield next(jobs)
-        except StopIteration:
-            return
-        except KeyboardInterrupt:
-            if stopping:
-                print("left at once: the jobs under way may be cancelled", file=sys.stderr)
-                sys.stdout.flush()
-                os._exit(INTERRUPTED)
-            stopping = True
-            jobs.stop()
-            print("stopping when the jobs under way are done; Ctrl-C again: now", file=sys.stderr)
+@contextmanager
+def _stoppable(jobs: CancelJobs, display: Display) -> Iterator[None]:
+    """Progress is shown; Ctrl-C starts no further job, and a second one waits for none."""
+
+    def interrupted(*_: object) -> None:
+        if display.stopping:
+            raise KeyboardInterrupt
+        jobs.stop()
+        display.stop()
+
+    # Not where SIGINT is ignored (nohup), or somebody else's.
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ours = ours and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        with display.following(jobs):
+            yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _say(outcome: JobOutcome, ok: bool, settings: Settings) -> None:
@@ -329,28 +385,13 @@ def _say(outcome: JobOutcome, ok: bool, settings: Settings) -> None:
             f"{why(job.route, settings)}"
         )
     elif ok:
-        print(f"job {outcome.process_id} was cancelled by an earlier run")
+        print(f"job {outcome.process_id} was cancelled before, by a run of this journal")
     else:
         print(f"{type(outcome.error).__name__}: {outcome.error}", file=sys.stderr)
 
 
-def row(outcome: JobOutcome, ok: bool) -> dict[str, Any]:
-    """One job's fate as plain JSON types."""
-    if outcome.result is not None:
-        return {"process_id": outcome.process_id, "ok": True, **outcome.result.to_dict()}
-    error = outcome.error
-    assert error is not None  # noqa: S101 (an outcome is one or the other)
-    return {
-        "process_id": outcome.process_id,
-        "ok": ok,
-        "error": type(error).__name__,
-        "code": error.code,
-        "message": str(error),
-        "outcome_unknown": error.outcome_unknown,
-    }
-
-
 def _route(arguments: argparse.Namespace) -> int:
+    from .batch import row
     from .client import Client
 
     moment = arguments.at or datetime.now(timezone.utc)

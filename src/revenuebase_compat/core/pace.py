@@ -2,58 +2,182 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from . import answers
-from .wire import Response
+from .errors import RateLimitError
+from .flow import Effect, Flow, Pause, Send
+from .result import CancelResult
+from .wire import Answer, Response
+
+#: Seconds that ``X-RateLimit-Limit`` counts (published); only the time left is reckoned with it.
+WINDOW = 60.0
+
+#: Seconds paused at a time while no request may go.
+SLICE = 0.25
+
+#: How often a job that was refused for pace, as others use the key too, is begun again.
+REFUSALS = 3
 
 
 class Pace:
-    """When the next call may start; thread-safe.
+    """When the next request may go; thread-safe.
 
-    The first call goes alone, to learn. Then as many may be under way as ``X-RateLimit-Remaining``
-    allows, counting each call under way as not yet counted by the server. Where nothing remains,
-    the next goes at ``X-RateLimit-Reset``, again alone: in a rolling window only the oldest
-    request is then forgiven. A server that states no limit is not paced.
+    The first goes alone, to learn. Then as many as ``X-RateLimit-Remaining`` allows, at most
+    ``most`` at once, and each of them counts as one that the server has yet to count. Where
+    nothing remains, the next goes at ``X-RateLimit-Reset``, again alone: in a rolling window only
+    the oldest request is then forgiven. A server that states no limit is not paced.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, most: int) -> None:
+        #: Notified whenever a request ends.
+        self.changed = threading.Condition(threading.RLock())
+        #: Answers so far.
+        self.answers = 0
+        #: Whether jobs wait to be begun: those that are only looked at let them go first.
+        self.newcomers = False
+        self._most = most
         self._free = 1.0
         self._under_way = 0
+        self._limit = math.inf
+        self._remaining = math.inf
         self._reset = 0.0
 
-    def wait(self, monotonic: float) -> float:
-        """Seconds until a call may start: 0 for now, infinite for not before another's answer."""
-        with self._lock:
+    def take(self, monotonic: float, *, looks: bool = False) -> float:
+        """Seconds until a request may go, infinite for not before an answer; 0: it goes now."""
+        with self.changed:
+            if self._under_way >= self._most or (looks and self.newcomers):
+                return math.inf
             if self._free <= 0 and not self._under_way and monotonic >= self._reset:
                 self._free = 1.0
-            if self._free > 0:
-                return 0.0
-            return float("inf") if self._under_way else self._reset - monotonic
-
-    def start(self) -> None:
-        """A call starts."""
-        with self._lock:
+            if self._free <= 0:
+                return math.inf if self._under_way else self._reset - monotonic
             self._free -= 1
             self._under_way += 1
+            return 0.0
 
-    def finish(self) -> None:
-        """A call ended, however it did."""
-        with self._lock:
+    def give_back(self) -> None:
+        """What was taken was not needed."""
+        with self.changed:
+            self._free += 1
             self._under_way -= 1
 
-    def heard(self, response: Response, now: datetime, monotonic: float) -> None:
-        """An answer to a call under way."""
-        remaining = answers.count(response.header(b"x-ratelimit-remaining"))
-        if remaining is None and response.status != 429:
-            with self._lock:
+    def forget(self) -> None:
+        """Nothing is under way, whatever was taken."""
+        with self.changed:
+            self._under_way = 0
+
+    def finish(self, answer: Answer | None, since: int, now: datetime, monotonic: float) -> None:
+        """A request ended; ``since``: how many ``answers`` were in when it was sent."""
+        stated = answer.header(b"x-ratelimit-remaining") if isinstance(answer, Response) else None
+        remaining = answers.count(stated)
+        with self.changed:
+            self._under_way -= 1
+            self.changed.notify()
+            if not isinstance(answer, Response):
+                return
+            refused = answer.status == 429
+            if remaining is None and not refused:
                 # Told once of a limit, an answer without (a proxy's, say) changes nothing.
-                if not self._reset:
-                    self._free = float("inf")
-            return
-        wait = answers.rate_limit_wait(response, now)
-        with self._lock:
-            self._free = (remaining or 0) - (self._under_way - 1)
-            self._reset = monotonic + (1.0 if wait is None else wait)
+                self._free = math.inf if self._remaining == math.inf else self._free
+                return
+            # Answers overtake each other: of two that crossed, the one that leaves less is later.
+            crossed = self.answers > since
+            left = 0 if refused or remaining is None else remaining
+            self._remaining = min(left, self._remaining) if crossed else left
+            self._free = self._remaining - self._under_way
+            self._limit = answers.count(answer.header(b"x-ratelimit-limit")) or self._limit
+            hint = answers.retry_wait if refused else answers.rate_limit_wait
+            wait = hint(answer, now)
+            reset = monotonic + (1.0 if wait is None else wait)
+            self._reset = max(reset, self._reset) if crossed else reset
+            self.answers += 1
+
+    def pause(self, monotonic: float) -> float:
+        """Seconds for which the limit is used up; 0 where it is not."""
+        with self.changed:
+            return max(self._reset - monotonic, 0.0) if self._remaining <= 0 else 0.0
+
+    def pauses(self, requests: int, monotonic: float) -> float:
+        """Seconds of pauses that so many more requests will cost, as far as the answers tell."""
+        with self.changed:
+            beyond = requests - self._under_way - max(self._free, 0)
+            if beyond <= 0 or self._limit == math.inf:
+                return 0.0
+            windows = math.ceil(beyond / self._limit) - 1
+            return max(self._reset - monotonic, 0.0) + windows * WINDOW
+
+
+def paced(
+    begin: Callable[[], Flow],
+    pace: Pace,
+    clock: Callable[[], datetime],
+    monotonic: Callable[[], float],
+) -> Flow:
+    """One of many jobs: its flow, with each request at its time; the first was taken already.
+
+    A job that was refused for pace all the same is begun again when its time has come.
+    """
+    sent = 0
+    for refusals_left in range(REFUSALS, -1, -1):
+        try:
+            result = yield from _gated(begin, pace, clock, monotonic)
+            return replace(result, attempts=sent + result.attempts)
+        except RateLimitError as error:
+            sent = error.attempts = sent + error.attempts
+            if error.outcome_unknown or not refusals_left:
+                raise
+        yield from _turn(pace, monotonic)
+    raise AssertionError("unreachable")
+
+
+def _gated(
+    begin: Callable[[], Flow],
+    pace: Pace,
+    clock: Callable[[], datetime],
+    monotonic: Callable[[], float],
+) -> Generator[Effect, Any, CancelResult]:
+    taken, looks, since = True, False, 0
+    answer: Any = None
+    try:
+        steps = begin()
+    except BaseException:
+        pace.give_back()
+        raise
+    try:
+        while True:
+            effect = steps.send(answer)
+            sending = isinstance(effect, Send)
+            if sending:
+                if not taken:
+                    yield from _turn(pace, monotonic, looks=looks)
+                taken, since = False, pace.answers
+            answer = None
+            try:
+                answer = yield effect
+            except Exception as error:
+                steps.throw(error)
+                raise
+            finally:
+                if sending:
+                    pace.finish(answer, since, clock(), monotonic())
+            # What follows a success are looks at how the job ends.
+            looks |= isinstance(answer, Response) and answer.status < 300
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    finally:
+        if taken:
+            pace.give_back()
+        steps.close()
+
+
+def _turn(
+    pace: Pace, monotonic: Callable[[], float], *, looks: bool = False
+) -> Generator[Effect, Any, None]:
+    while (wait := pace.take(monotonic(), looks=looks)) > 0:
+        yield Pause(min(wait, SLICE))
