@@ -474,3 +474,18 @@ def test_a_rehearsal_fails_where_the_day_itself_would_fail(
     assert (done.returncode, done.stdout) == (1, "")
     assert "ApiVersionRetiredError: job 42: API v1 was retired" in done.stderr
     assert served(alive) == []
+
+
+@pytest.mark.parametrize("path", ["/v1/cancel-process", "/v1/credits"])
+@pytest.mark.parametrize("library", ["requests", "httpx"])
+def test_a_rehearsal_fails_for_what_would_be_left_to_v1(
+    alive: Sandbox, path: str, library: str
+) -> None:
+    program = f"import os, {library}; {library}.post(os.environ['JOBS_API'] + {path!r}, json=[])"
+    left = execute([*run(), "python", "-c", program], variables(alive, **LATER))
+    done = execute([*run("--rehearse"), "python", "-c", program], variables(alive, **LATER))
+
+    assert left.returncode == 0
+    assert done.returncode == 1
+    assert "ApiVersionRetiredError: " in done.stderr
+    assert [request.path for request in alive.requests] == [path]

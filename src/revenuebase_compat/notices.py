@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import warnings
 from datetime import datetime
 from types import FrameType
@@ -98,6 +99,12 @@ def log(key: object, level: int, message: str, at: float, **extra: Any) -> None:
     if left_out:
         message += f" ({left_out} like this were left out since it was last said)"
     logger.log(level, "%s", message, extra={**extra, "left_out": left_out})
+
+
+def log_untouched(successor: str | None, stage: Phase, words: str) -> None:
+    """Log that somebody's v1 request, which has no place here, passes as it is."""
+    level = logging.INFO if stage is Phase.DEPRECATED else logging.WARNING
+    log(("untouched", successor), level, words, time.monotonic(), successor=successor)
 
 
 def tell(notice: Notice, site: Site | None = None) -> None:

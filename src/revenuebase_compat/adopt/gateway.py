@@ -41,7 +41,6 @@ from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.events import Notice
 from revenuebase_compat.core.routing import Ask
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_loopback
-from revenuebase_compat.core.versions import Phase, phase
 from revenuebase_compat.core.wire import MAX_BODY, Response
 from revenuebase_compat.transport import MARK, _needs_proxy, _tls, lost
 from revenuebase_compat.transport_async import asyncio_timeout
@@ -212,13 +211,8 @@ class Gateway:
             if process_id is not None:
                 return await self._move(endpoint, process_id, incoming, start, opened)
             content = _chain(start, rest) if rest else start
-            notices.log(
-                ("gateway", "no job"),
-                logging.WARNING,
-                f"a request to POST {endpoint.value} names no job as API v2 would have it: it is "
-                "sent to v1 as it is, and answered there",
-                time.monotonic(),
-            )
+            words = rewrite.no_job(endpoint)
+            notices.log(("gateway", "no job"), logging.WARNING, words, time.monotonic())
         elif endpoint is Endpoint.OTHER:
             self._untouched(incoming)
         response = await self._send(incoming, content, opened)
@@ -316,19 +310,9 @@ class Gateway:
         return url.encode("latin-1")
 
     def _untouched(self, incoming: _Incoming) -> None:
-        path = (rewrite.v1_path(self.settings.base_url, incoming.target) or "").rstrip("/")
-        successor = rewrite.SUCCESSORS.get((incoming.method, path))
-        sunset = self.settings.v1_sunset
-        stage = phase(flow.now_of(self._world), sunset)
-        notices.log(
-            ("untouched", successor),
-            logging.INFO if stage is Phase.DEPRECATED else logging.WARNING,
-            f"RevenueBase API v1 {'ended' if stage is Phase.RETIRED else 'ends'} on "
-            f"{sunset:%Y-%m-%d}, and {f'{incoming.method} {path}' if successor else 'another call'}"
-            f" of it passes untouched" + (f": its successor is {successor}" if successor else ""),
-            time.monotonic(),
-            successor=successor,
-        )
+        path = rewrite.v1_path(self.settings.base_url, incoming.target) or ""
+        now = flow.now_of(self._world)
+        notices.log_untouched(*rewrite.untouched(self.settings, now, incoming.method, path))
 
 
 def _tell(notice: Notice) -> None:

@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from revenuebase_compat import flags, notices
-from revenuebase_compat.core.errors import CancelError
+from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError
 from revenuebase_compat.core.events import Notice
 from revenuebase_compat.core.flow import World, now_of
 from revenuebase_compat.core.routing import Ask
 from revenuebase_compat.core.settings import Settings
-from revenuebase_compat.core.versions import Phase, phase
+from revenuebase_compat.core.versions import V1
 from revenuebase_compat.core.wire import Request, Response
 
 from . import rewrite, sdk_names
@@ -57,7 +57,9 @@ _adopter: _Adopter | None = None
 _applied: list[tuple[Any, str, Any, Any]] = []
 
 
-def install(settings: Settings | None = None, *, strict: bool = False) -> None:
+def install(
+    settings: Settings | None = None, *, strict: bool = False, rehearse: bool = False
+) -> None:
     """Move this process's v1 requests from now on; called again, it only changes the settings.
 
     The flag of the settings is asked for each request. A key is not needed: requests have theirs.
@@ -65,12 +67,13 @@ def install(settings: Settings | None = None, *, strict: bool = False) -> None:
     Args:
         settings: those of the environment, where none are given.
         strict: raise what would otherwise be logged, and the request sent as it was.
+        rehearse: raise for every request that would be left to v1.
 
     Raises:
         ConfigurationError: a setting is wrong; nothing was changed.
     """
     global _adopter
-    _adopter = _Adopter(settings or Settings.from_env(), strict)
+    _adopter = _Adopter(settings or Settings.from_env(), strict, rehearse)
     if _FINDER not in sys.meta_path:
         sys.meta_path.insert(0, _FINDER)
     for name in _POINTS:
@@ -94,9 +97,10 @@ def uninstall() -> None:
 class _Adopter:
     """The settings in force, and what is decided by them."""
 
-    def __init__(self, settings: Settings, strict: bool) -> None:
+    def __init__(self, settings: Settings, strict: bool, rehearse: bool) -> None:
         self.settings = settings
-        self.strict = strict
+        self.strict = strict or rehearse
+        self.rehearse = rehearse
         self.host = urlsplit(settings.base_url).hostname or ""
         self.raw_host = self.host.encode()
 
@@ -132,19 +136,17 @@ class _Adopter:
     def warn(self, key: object, message: str) -> None:
         notices.log(("adopt", key), logging.WARNING, message, time.monotonic())
 
+    def gone(self, what: str) -> None:
+        """In a rehearsal, nothing may be left to v1."""
+        if self.rehearse:
+            raise ApiVersionRetiredError(
+                f"rehearsal: {what} would be sent to RevenueBase API v1", api_version=V1
+            )
+
     def untouched(self, method: str, path: str) -> None:
-        successor = rewrite.SUCCESSORS.get((method, path.rstrip("/")))
-        sunset = self.settings.v1_sunset
-        stage = phase(now_of(self.world), sunset)
-        notices.log(
-            ("untouched", successor),
-            logging.INFO if stage is Phase.DEPRECATED else logging.WARNING,
-            f"RevenueBase API v1 {'ended' if stage is Phase.RETIRED else 'ends'} on "
-            f"{sunset:%Y-%m-%d}, and {f'{method} {path}' if successor else 'another call'} of it "
-            "passes untouched" + (f": its successor is {successor}" if successor else ""),
-            time.monotonic(),
-            successor=successor,
-        )
+        self.gone(f"{method} {path}")
+        said = rewrite.untouched(self.settings, now_of(self.world), method, path)
+        notices.log_untouched(*said)
 
 
 async def _adopt(adopter: _Adopter, endpoint: Endpoint, call: Any) -> Any:
@@ -183,11 +185,8 @@ async def _decide(
     try:
         process_id = rewrite.process_id_of(call.headers(), body)
         if process_id is None:
-            adopter.warn(
-                "no job",
-                f"a request to POST {endpoint.value} names no job as API v2 would have it: it is "
-                "sent to v1 as it is, and answered there",
-            )
+            adopter.gone(f"a request to POST {endpoint.value} that names no job")
+            adopter.warn("no job", rewrite.no_job(endpoint))
             return None, None
         steps = rewrite.move(adopter.world, endpoint, process_id, strict=adopter.strict)
         effect = next(steps)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
+from datetime import datetime
 from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -29,7 +30,8 @@ from revenuebase_compat.core.errors import ApiVersionRetiredError, InvalidProces
 from revenuebase_compat.core.events import CancelEvent, Notice, NoticeKind
 from revenuebase_compat.core.result import check_process_id
 from revenuebase_compat.core.routing import V1_GONE, Ask, Route, may_leave_v1
-from revenuebase_compat.core.versions import V2
+from revenuebase_compat.core.settings import Settings
+from revenuebase_compat.core.versions import V2, Phase, phase
 from revenuebase_compat.core.wire import WIRES, Request, Response, unpack
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -58,6 +60,34 @@ SUCCESSORS = {
 }
 
 _PORTS = {"https": 443, "http": 80}
+
+
+class Untouched(NamedTuple):
+    """What there is to say of a v1 request that passes as it is."""
+
+    successor: str | None
+    phase: Phase
+    words: str
+
+
+def untouched(settings: Settings, now: datetime, method: str, path: str) -> Untouched:
+    """The words for such a request at ``now``, with the successor that the vendor published."""
+    successor = SUCCESSORS.get((method, path.rstrip("/")))
+    stage = phase(now, settings.v1_sunset)
+    words = (
+        f"RevenueBase API v1 {'ended' if stage is Phase.RETIRED else 'ends'} on "
+        f"{settings.v1_sunset:%Y-%m-%d}, and {f'{method} {path}' if successor else 'another call'} "
+        "of it passes untouched" + (f": its successor is {successor}" if successor else "")
+    )
+    return Untouched(successor, stage, words)
+
+
+def no_job(endpoint: Endpoint) -> str:
+    """The words for a cancel or status request whose body names no job."""
+    return (
+        f"a request to POST {endpoint.value} names no job as API v2 would have it: it is sent to "
+        "v1 as it is, and answered there"
+    )
 
 
 @lru_cache(maxsize=16)

@@ -74,7 +74,7 @@ def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[s
     old = environ.get("PYTHONPATH")
     paths = [path for path in old.split(os.pathsep) if path != BOOT] if old else []
     changed = {
-        FLAG: "strict" if strict else "1",
+        FLAG: "rehearse" if rehearse else "strict" if strict else "1",
         # What boot/sitecustomize.py compares itself with.
         "REVENUEBASE_COMPAT_PYTHON": "{}.{}:{}".format(
             *sys.version_info[:2], os.path.realpath(sys.prefix)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-#: Switches us on in a process: ``1``, or ``strict``; empty, ``0`` and unset are off.
+#: Switches us on in a process: ``1``, ``strict`` or ``rehearse``; empty, ``0`` and unset are off.
 FLAG = "REVENUEBASE_COMPAT_RUN"
 
 #: The first module of each library that ``patches`` reaches.
@@ -26,6 +26,9 @@ LIBRARIES = frozenset(
 
 #: Its values that mean no.
 OFF = ("", "0")
+
+#: Those under which a process must not go on without us.
+STRICT = ("strict", "rehearse")
 
 _waiting: _Waiting | None = None
 
@@ -45,7 +48,7 @@ def start() -> None:
     flag = os.environ.get(FLAG, "")
     if flag in OFF or _waiting is not None:
         return
-    _waiting = _Waiting(strict=flag == "strict")
+    _waiting = _Waiting(strict=flag in STRICT, rehearse=flag == "rehearse")
     if LIBRARIES.isdisjoint(sys.modules):
         sys.meta_path.insert(0, _waiting)
         return
@@ -61,8 +64,9 @@ class _Waiting:
     It is never removed, only inert: a removal would make a thread that walks the list skip one.
     """
 
-    def __init__(self, *, strict: bool) -> None:
+    def __init__(self, *, strict: bool, rehearse: bool) -> None:
         self.strict = strict
+        self.rehearse = rehearse
         self._lock = RLock()
         self._begun = self._done = False
 
@@ -87,7 +91,7 @@ class _Waiting:
         try:
             from . import patches
 
-            patches.install(strict=self.strict)
+            patches.install(strict=self.strict, rehearse=self.rehearse)
         except Exception as error:
             say(f"{type(error).__name__}: {error}; nothing is moved here")
             if self.strict:

@@ -17,7 +17,7 @@ if os.environ.get("REVENUEBASE_COMPAT_PYTHON") == ours:
     except Exception as error:
         if sys.stderr:
             sys.stderr.write("revenuebase-compat: is not in force: %r\n" % error)  # noqa: UP031
-        if os.environ.get("REVENUEBASE_COMPAT_RUN") == "strict":
+        if os.environ.get("REVENUEBASE_COMPAT_RUN") in ("strict", "rehearse"):
             os._exit(2)
 
 # Off sys.path for good, which then is what it would have been; children read PYTHONPATH.
