@@ -177,6 +177,23 @@ def test_the_default_client_is_one_for_all_threads(monkeypatch: pytest.MonkeyPat
         client_module._default["client"].close()
 
 
+@pytest.mark.parametrize(
+    ("later", "options"),
+    [("", ["-X", "dev", "-W", "error"]), ("atexit.register(lambda: cancel_job(2))", [])],
+)
+def test_the_default_client_is_closed_at_exit_and_a_later_handler_gets_another(
+    monkeypatch: pytest.MonkeyPatch, later: str, options: list[str]
+) -> None:
+    with FaultServer() as server:
+        monkeypatch.setenv("REVENUEBASE_API_KEY", TEST_KEY)
+        monkeypatch.setenv("REVENUEBASE_BASE_URL", server.base_url)
+        use = "from revenuebase_compat import cancel_job; cancel_job(1)"
+        command = [sys.executable, *options, "-c", f"import atexit; {later}\n{use}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [seen.process_id for seen in server.seen] == ([1, 2] if later else [1])
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_forked_child_opens_connections_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """As gunicorn and celery do after the parent has used the client."""

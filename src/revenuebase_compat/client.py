@@ -6,6 +6,7 @@ A driver does what the flow asks for, and sends back what came of it. Semantics 
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import logging
 import random as _random
@@ -23,7 +24,6 @@ from .core.events import CancelEvent
 from .core.result import CancelResult, JobOutcome, check_process_id
 from .core.routing import Ask, Route
 from .core.settings import Settings
-from .core.wire import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from .bulk import CancelJobs
 
 T = TypeVar("T")
-Heard = Callable[[Answer], None]
 
 #: base URL → monotonic time of the last 410 from v1; one memory for all clients of a process.
 _gone: dict[str, float] = {}
@@ -173,7 +172,8 @@ class Client(_Base):
 
         Args:
             process_ids: the jobs.
-            concurrency: calls under way at once, at most.
+            concurrency: requests under way at once, at most; a job that is only waited for does
+                not count.
             wait: as for ``cancel_job``.
         """
         from .bulk import CancelJobs
@@ -184,15 +184,13 @@ class Client(_Base):
         """Which version a cancel of that job would go to now, and why; sends nothing."""
         return self._drive(self._route(process_id))
 
-    def _drive(self, steps: Generator[Any, Any, T], heard: Heard | None = None) -> T:
+    def _drive(self, steps: Generator[Any, Any, T]) -> T:
         answer: Any = None
         try:
             while True:
                 effect = steps.send(answer)
                 if type(effect) is flow.Send:
                     answer = self._send(effect.request, effect.timeout)
-                    if heard is not None:
-                        heard(answer)
                 elif type(effect) is flow.Pause:
                     answer = self._sleep(effect.seconds)
                 else:
@@ -255,15 +253,11 @@ class AsyncClient(_Base):
         return self._cancel(process_id, wait, notices.caller())
 
     async def _cancel(
-        self,
-        process_id: int | str,
-        wait: float | None,
-        site: notices.Site,
-        heard: Heard | None = None,
+        self, process_id: int | str, wait: float | None, site: notices.Site
     ) -> CancelResult:
         self._send.check_open()
         steps = flow.cancel(self._world(site), check_process_id(process_id), check_wait(wait))
-        return await self._drive(steps, heard)
+        return await self._drive(steps)
 
     def cancel_jobs(
         self, process_ids: Iterable[int | str], *, concurrency: int = 8, wait: float | None = None
@@ -277,15 +271,13 @@ class AsyncClient(_Base):
         """As ``Client.route``."""
         return await self._drive(self._route(process_id))
 
-    async def _drive(self, steps: Generator[Any, Any, T], heard: Heard | None = None) -> T:
+    async def _drive(self, steps: Generator[Any, Any, T]) -> T:
         answer: Any = None
         try:
             while True:
                 effect = steps.send(answer)
                 if type(effect) is flow.Send:
                     answer = await self._send(effect.request, effect.timeout)
-                    if heard is not None:
-                        heard(answer)
                 elif type(effect) is flow.Pause:
                     answer = await self._sleep(effect.seconds)
                 else:
@@ -327,6 +319,13 @@ def _check_http_client(client: object, *, asynchronous: bool) -> None:
 
 
 _default: dict[str, Client] = {}
+
+
+@atexit.register
+def _close_default() -> None:
+    # Another thread's, or a later handler's, call makes a new one.
+    for client in [_default.pop(name) for name in [*_default]]:
+        client.close()
 
 
 def cancel_job(
