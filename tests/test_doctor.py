@@ -66,6 +66,14 @@ def test_the_key_is_judged_and_not_shown(key: str, verdict: str, value: str) -> 
     assert TEST_KEY not in repr(found)
 
 
+def test_a_misspelt_setting_is_noted() -> None:
+    found = report("setting", timeot="5", compat_run="0")
+    assert set(found) - set(DEFAULTS) == {"REVENUEBASE_TIMEOT"}
+    misspelt = found["REVENUEBASE_TIMEOT"]
+    assert misspelt.note == "no setting of ours; REVENUEBASE_TIMEOUT is"
+    assert misspelt.verdict == "note"
+
+
 def test_a_base_url_with_a_password_is_refused_and_not_shown() -> None:
     found = report("setting", base_url="https://me:hunter2@api.revenuebase.ai")
 

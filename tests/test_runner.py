@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -263,7 +264,8 @@ def test_the_path_of_modules(old: str) -> None:
 
 
 def test_a_run_within_a_run_is_one() -> None:
-    show = ["python", "-c", "import os; print(sorted(os.environ.items()))"]
+    but_for_the_pid = "pop('REVENUEBASE_COMPAT_PID'); print(sorted(os.environ.items()))"
+    show = ["python", "-c", f"import os; os.environ.{but_for_the_pid}"]
     once = execute([*run(), *show], variables(PYTHONPATH="/no/such"))
     twice = execute([*run(), *run(), *show], variables(PYTHONPATH="/no/such"))
 
@@ -337,7 +339,8 @@ def test_another_python_is_left_alone(tmp_path: Path) -> None:
     command = [*run(), "sh", "-c", BEHIND_OURS, str(tmp_path), other, "-c", program]
     done = execute(command, variables())
 
-    assert (done.stdout, done.stderr) == ("[]\n1 False\n", "")
+    assert done.stdout == "[]\n1 False\n"
+    assert "nothing is moved here: it is not installed in" in done.stderr
 
 
 # What it costs.
@@ -489,3 +492,39 @@ def test_a_rehearsal_fails_for_what_would_be_left_to_v1(
     assert done.returncode == 1
     assert "ApiVersionRetiredError: " in done.stderr
     assert [request.path for request in alive.requests] == [path]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_python_that_does_not_hold_us_says_so(strict: bool) -> None:
+    another = [sys.executable, "-c", "print('there')"]
+    done = execute([*run(*["--strict"] * strict), *another], variables())
+
+    assert done.stderr == (
+        f"revenuebase-compat: nothing is moved here: it is not installed in {sys.prefix}\n"
+    )
+    assert (done.returncode, done.stdout) == ((2, "") if strict else (0, "there\n"))
+
+
+def test_a_child_that_does_not_hold_us_is_nobodys_news() -> None:
+    child = f"import subprocess; subprocess.run([{sys.executable!r}, '-c', 'print(1)'])"
+    done = execute([*run("--strict"), "python", "-c", child], variables())
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("-I", "-I has Python ignore PYTHONPATH: `revenuebase-compat pth install` once"),
+        ("-sE", "-sE has Python ignore PYTHONPATH: `revenuebase-compat pth install` once"),
+        ("-S", "-S has Python start without site, and so without us"),
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_option_that_keeps_us_out_is_told(option: str, words: str, strict: bool) -> None:
+    program = ["python", option, "-c", "print('-I')"]
+    done = execute([*run(*["--strict"] * strict), *program], variables())
+
+    fate = "was not started" if strict else "runs without us"
+    assert done.stderr == f"revenuebase-compat: {words}; python {fate}\n"
+    assert (done.returncode, done.stdout) == ((2, "") if strict else (0, "-I\n"))

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ._version import __version__
 from .core.dates import parse_date
 from .core.errors import CancelError, ConfigurationError, InvalidProcessIdError
-from .core.result import JobOutcome, check_process_id
+from .core.result import JobOutcome, JobStatus, check_process_id
 from .core.routing import Route, RouteReason
 from .core.settings import DEFAULT_BASE_URL, Settings
 
 if TYPE_CHECKING:
+    from .batch import Fate
     from .bulk import CancelJobs
     from .client import Client
     from .progress import Display
@@ -140,7 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     route.add_argument("--json", action="store_true", help="one JSON object a line, one per job")
     route.set_defaults(run=_route)
 
-    timeline = commands.add_parser("timeline", help="what goes where from a date on, and why")
+    timeline = commands.add_parser(
+        "timeline",
+        help="what goes where from a date on, and why",
+        description="What goes where from a date on, and why. Shares are those of process ids 1 to "
+        "10,000, each decided on by itself.",
+    )
     timeline.add_argument(
         "--from", dest="start", metavar="DATE", type=_date, help="default: today's"
     )
@@ -156,8 +162,12 @@ def _parser() -> argparse.ArgumentParser:
         help="run a command whose v1 requests are moved, with no line of it changed",
         usage="%(prog)s [-h] [--strict] [--rehearse] -- CMD…",
     )
-    run.add_argument("--strict", action="store_true", help="fail where else v1 would be called")
-    run.add_argument("--rehearse", action="store_true", help="strict, and v1 counts as gone")
+    run.add_argument("--strict", action="store_true", help="raise where a request cannot be moved")
+    run.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="strict, and v1 counts as gone: what still needs it raises",
+    )
     run.add_argument("argv", metavar="CMD", nargs=argparse.REMAINDER)
     run.set_defaults(run=_run)
 
@@ -300,7 +310,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
                     if arguments.json:
                         print(json.dumps(fate.row), flush=True)
                     elif silent and not fate.ok:
-                        _say(outcome, False, client.settings)
+                        _say(outcome, fate, client.settings, wait)
         except KeyboardInterrupt:
             left = True
         fates = {one: fates[one] for one in process_ids if one in fates}
@@ -309,7 +319,7 @@ def _cancel(arguments: argparse.Namespace) -> int:
             if not single or (fates and not todo):
                 table(fates.values())
             elif fates and fate.ok:
-                _say(outcome, True, client.settings)
+                _say(outcome, fate, client.settings, wait)
         if stopped or not (single or arguments.quiet):
             sys.stdout.flush()
             print(display.summary(fates.values(), arguments.resume), file=sys.stderr)
@@ -377,14 +387,16 @@ def _stoppable(jobs: CancelJobs, display: Display) -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _say(outcome: JobOutcome, ok: bool, settings: Settings) -> None:
+def _say(outcome: JobOutcome, fate: Fate, settings: Settings, wait: float | None) -> None:
     if outcome.result is not None:
         job = outcome.result
+        cancelled = job.status is JobStatus.CANCELLED
+        over = f"; it had not ended in {wait:g} s" if wait and not cancelled else ""
         print(
             f"job {job.process_id} ({job.filename}) is {job.current_status}, by API {job.route}: "
-            f"{why(job.route, settings)}"
+            f"{why(job.route, settings)}{over}"
         )
-    elif ok:
+    elif fate.ok:
         print(f"job {outcome.process_id} was cancelled before, by a run of this journal")
     else:
         print(f"{type(outcome.error).__name__}: {outcome.error}", file=sys.stderr)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from difflib import get_close_matches
 from importlib import metadata
 from json import dumps
 from typing import Any, Literal
@@ -71,7 +72,7 @@ def main(json: bool = False) -> int:
 
 def report(environ: Mapping[str, str], now: datetime) -> list[Finding]:
     """All findings for these variables at ``now`` (aware), and for the packages of this Python."""
-    found = [_setting(*setting, environ) for setting in VARIABLES.items()]
+    found = [*(_setting(*setting, environ) for setting in VARIABLES.items()), *_unknown(environ)]
     if all(item.verdict != "problem" for item in found):
         found += _routes(Settings.from_env(environ), now)
     return [*found, *_packages(), *_patches(environ)]
@@ -100,6 +101,16 @@ def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
         except ConfigurationError as error:
             return Finding("note", "setting", name, value, f"{origin}; here {error}")
     return Finding("ok", "setting", name, _shown(value), origin)
+
+
+def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Variables that look like settings and are none."""
+    for variable in sorted(environ):
+        ours = variable in VARIABLES.values() or variable.startswith("REVENUEBASE_COMPAT_")
+        if variable.startswith("REVENUEBASE_") and not ours:
+            near = get_close_matches(variable, VARIABLES.values(), 1)
+            meant = f"no setting of ours; {near[0]} is" if near else "no setting of ours"
+            yield Finding("note", "setting", variable, "set", meant)
 
 
 def _shown(value: Any) -> str:

@@ -59,6 +59,11 @@ def run(argv: list[str], *, strict: bool = False, rehearse: bool = False) -> NoR
         if strict:
             sys.exit(2)
         environ = {name: value for name, value in os.environ.items() if name != FLAG}
+    unheard = _unheard(argv)
+    if unheard:
+        say(f"{unheard}; {argv[0]} {'was not started' if strict else 'runs without us'}")
+        if strict:
+            sys.exit(2)
     for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ"):
         # Python ignores these, and what is ignored stays so beyond exec.
         if hasattr(signal, name):
@@ -79,6 +84,8 @@ def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[s
         "REVENUEBASE_COMPAT_PYTHON": "{}.{}:{}".format(
             *sys.version_info[:2], os.path.realpath(sys.prefix)
         ),
+        # Where that Python is another, the command itself says so, and its children do not.
+        "REVENUEBASE_COMPAT_PID": str(os.getpid()),
         "PYTHONPATH": os.pathsep.join([BOOT, *paths]),
     }
     if rehearse:
@@ -87,6 +94,20 @@ def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[s
             # Who tries v1 after its end is refused there; the real one would still obey.
             changed["REVENUEBASE_AFTER_SUNSET"] = "raise"
     return {**environ, **changed}
+
+
+def _unheard(argv: list[str]) -> str | None:
+    """Why a Python that is started so would not hear of us."""
+    if not Path(argv[0]).name.startswith("python"):
+        return None
+    for option in argv[1:]:
+        if not option.startswith("-") or option[1:2] in ("c", "m", "X", "W", "-", ""):
+            break
+        if "S" in option:
+            return f"{option} has Python start without site, and so without us"
+        if ("I" in option or "E" in option) and not pth_file().exists():
+            return f"{option} has Python ignore PYTHONPATH: `revenuebase-compat pth install` once"
+    return None
 
 
 def pth_file() -> Path:

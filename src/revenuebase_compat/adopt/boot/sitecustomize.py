@@ -1,7 +1,7 @@
 """First on PYTHONPATH under ``revenuebase-compat run``: starts us, then the next in line.
 
 Every Python that the command starts finds this file, however old it is; in one that is not ours
-it only hands on. Hence the plain syntax, and the silence.
+it only hands on, and says so where it is the command itself. Hence the plain syntax.
 """
 
 import os
@@ -19,6 +19,12 @@ if os.environ.get("REVENUEBASE_COMPAT_PYTHON") == ours:
             sys.stderr.write("revenuebase-compat: is not in force: %r\n" % error)  # noqa: UP031
         if os.environ.get("REVENUEBASE_COMPAT_RUN") in ("strict", "rehearse"):
             os._exit(2)
+elif os.environ.get("REVENUEBASE_COMPAT_PID") == str(os.getpid()):
+    sys.stderr.write(
+        "revenuebase-compat: nothing is moved here: it is not installed in %s\n" % sys.prefix  # noqa: UP031
+    )
+    if os.environ.get("REVENUEBASE_COMPAT_RUN") in ("strict", "rehearse"):
+        os._exit(2)
 
 # Off sys.path for good, which then is what it would have been; children read PYTHONPATH.
 here = os.path.dirname(os.path.abspath(__file__))
