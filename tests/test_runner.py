@@ -23,6 +23,7 @@ from urllib.request import urlopen
 import pytest
 
 from revenuebase_compat.adopt import patches, start
+from revenuebase_compat.core.rollout import bucket
 from revenuebase_compat.sandbox import Sandbox
 from tests.environments import environment
 from tests.support import AFTER, BEFORE, SUNSET
@@ -172,6 +173,7 @@ def get(url: str) -> str:
 # One worker: gunicorn waits half a minute for one that is told to stop while it starts.
 GUNICORN = ["gunicorn", "--bind", "127.0.0.1:0", "wsgi:app"]
 UVICORN = ["uvicorn", "--host", "127.0.0.1", "--port", "0", "--no-access-log", "asgi:app"]
+LISTENS = r"http://127\.0\.0\.1:\d+"
 SERVERS = {
     "gunicorn": GUNICORN,
     "gunicorn preload": [*GUNICORN, "--preload"],
@@ -182,10 +184,14 @@ SERVERS = {
 }
 
 
+CELERY = ["celery", "--quiet", "--app", "tasks", "worker", "--concurrency", "1"]
+DONE = r"done by \d+: (.*)"
+
+
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_server_cancels_jobs(sandbox: Sandbox, tmp_path: Path, server: str) -> None:
     environ = variables(sandbox, HOME=str(tmp_path))  # gunicorn leaves a socket there
-    with started([*run(), *SERVERS[server]], environ, r"http://127\.0\.0\.1:\d+") as url:
+    with started([*run(), *SERVERS[server]], environ, LISTENS) as url:
         answers = [get(f"{url[0]}/{job}") for job in (42, 43, 44)]
 
     assert answers == [f"{job} 200 CANCELLING" for job in (42, 43, 44)]
@@ -193,10 +199,8 @@ def test_a_server_cancels_jobs(sandbox: Sandbox, tmp_path: Path, server: str) ->
 
 
 def test_a_celery_worker_cancels_a_job(sandbox: Sandbox) -> None:
-    worker = ["celery", "--quiet", "--app", "tasks", "worker", "--concurrency", "1"]
-    sign = r"done by \d+: (.*)"
     # Not graceful: that takes celery five seconds.
-    with started([*run(), *worker], variables(sandbox), sign, graceful=False) as done:
+    with started([*run(), *CELERY], variables(sandbox), DONE, graceful=False) as done:
         assert done[1] == "42 200 CANCELLING"
 
     assert served(sandbox) == [("/v2/jobs/42/cancel", 200)]
@@ -453,6 +457,28 @@ LATER = {"REVENUEBASE_V1_SUNSET": "2999-01-01"}
 def alive(sandbox: Sandbox) -> Sandbox:
     sandbox.now = BEFORE
     return sandbox
+
+
+@pytest.mark.parametrize("share", [0, 50, 100])
+def test_before_the_sunset_the_share_decides(alive: Sandbox, tmp_path: Path, share: int) -> None:
+    jobs = (42, 43, 44)
+    wanted = [
+        f"/v2/jobs/{job}/cancel" if bucket("", job) < share else "/v1/cancel-process"
+        for job in jobs
+    ]
+    under = {**LATER, "REVENUEBASE_V2_ROLLOUT": str(share), "HOME": str(tmp_path)}
+    with started([*run(), *GUNICORN], variables(alive, **under), LISTENS) as url:
+        answers = [get(f"{url[0]}/{job}") for job in jobs]
+    assert answers == [f"{job} 200 CANCELLING" for job in jobs]
+    assert [path for path, _ in served(alive)] == wanted
+    assert len(set(wanted)) == {0: 1, 50: 2, 100: 3}[share]
+
+    alive.requests.clear()
+    alive.add_job(42)
+    command = [*run(), *CELERY]
+    with started(command, variables(alive, **under), DONE, graceful=False) as done:
+        assert done[1] == "42 200 CANCELLING"
+    assert [path for path, _ in served(alive)] == wanted[:1]
 
 
 @pytest.mark.parametrize("version", ["auto", "v1", "v2"])

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from revenuebase_compat.core.rollout import bucket
 from revenuebase_compat.sandbox import Sandbox
 from tests.environments import environment
-from tests.support import AFTER, SUNSET
+from tests.support import AFTER, BEFORE, SUNSET
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +110,21 @@ def test_code_for_one_release_cancels_on_another(
         ("POST", "/v2/jobs/7/cancel"),
         ("GET", "/v2/jobs/43"),
     ]
+
+
+@pytest.mark.parametrize("share", [0, 50, 100])
+@pytest.mark.parametrize(("written_for", "installed"), [pair[:2] for pair in PAIRS[:3]])
+def test_before_the_sunset_the_share_decides(written_for: str, installed: str, share: int) -> None:
+    jobs = range(1, 13)
+    under = {"REVENUEBASE_V1_SUNSET": "2999-01-01", "REVENUEBASE_V2_ROLLOUT": str(share)}
+    with Sandbox(api_key=KEY, jobs=jobs, now=BEFORE, sunset=SUNSET) as sandbox:
+        command = [program(written_for), *map(str, jobs)]
+        answers = lines(run(installed, *command, sandbox=sandbox, **under))
+        assert [one["process_id"] for one in answers] == [*jobs]
+        assert {one["current_status"] for one in answers} == {"CANCELLING"}
+        moved = [bucket("", job) < share for job in jobs]
+        assert [one.version for one in sandbox.requests] == ["v2" if yes else "v1" for yes in moved]
+        assert len(set(moved)) == (2 if share == 50 else 1)
 
 
 NAMES = """
