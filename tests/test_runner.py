@@ -314,6 +314,25 @@ def test_the_next_sitecustomize_is_loaded(
     assert done.stderr.splitlines().count("theirs") == 1
 
 
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_ddtrace_and_we_let_each_other_work(sandbox: Sandbox, ours_first: bool) -> None:
+    folder = environment("requests", "ddtrace>=3,<5", with_library=True).parent
+    ours = [str(folder / "revenuebase-compat"), "run", "--strict", "--"]
+    theirs = [str(folder / "ddtrace-run")]
+    environ = variables(
+        sandbox,
+        PATH=f"{folder}:{os.defpath}",
+        DD_TRACE_AGENT_URL="http://127.0.0.1:9",
+        DD_INSTRUMENTATION_TELEMETRY_ENABLED="false",
+        DD_REMOTE_CONFIGURATION_ENABLED="false",
+    )
+    done = execute([*(ours + theirs if ours_first else theirs + ours), *SCRIPT], environ)
+
+    assert (done.returncode, done.stdout) == (0, "42 200 CANCELLING\n"), done.stderr
+    assert "127.0.0.1:9" in done.stderr  # it has seen the call, and has no agent to tell
+    assert served(sandbox) == [("/v2/jobs/42/cancel", 200)]
+
+
 def test_the_next_sitecustomize_is_the_one_an_application_imports(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("mine = 1")
     program = ["python", "-c", "import sitecustomize; print(sitecustomize.mine)"]
