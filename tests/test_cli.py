@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from revenuebase_compat.cli import main
+from revenuebase_compat.sandbox import Sandbox
 from tests.conftest import TEST_KEY
 from tests.fault_server import FaultServer
 
@@ -37,6 +38,22 @@ def test_cancel_in_the_sandbox() -> None:
         "job 42 (job-42.csv) is CANCELLING, by API v2 (SUNSET): API v1 ended on 2026-07-07\n"
     )
     assert done.stderr == ""
+
+
+def test_a_wait_in_the_sandbox_ends() -> None:
+    done = run("cancel", "42", "--sandbox", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("job 42 (job-42.csv) is CANCELLED, by API v2 (SUNSET): ")
+
+
+def test_a_wait_that_is_over_says_so() -> None:
+    with Sandbox(jobs=[42]) as sandbox:
+        where = {"BASE_URL": sandbox.base_url, "API_KEY": sandbox.api_key}
+        variables = {f"REVENUEBASE_{name}": value for name, value in where.items()}
+        done = run("cancel", "42", "--wait", "0.1", **variables)
+    assert done.returncode == 0, done.stderr
+    assert "is CANCELLING" in done.stdout
+    assert done.stdout.endswith("; it had not ended in 0.1 s\n")
 
 
 def test_cancel_before_the_sunset(capsys: pytest.CaptureFixture[str]) -> None:

@@ -305,7 +305,7 @@ def begun(time: list[float], pace: Pace, *, wait: float | None = None) -> flow.F
         Settings(TEST_KEY), lambda: AFTER, lambda: time[0], lambda: 0.5, {}, print, print
     )
     assert pace.take(time[0]) == 0
-    return paced(lambda: flow.cancel(world, 42, wait), pace, lambda: AFTER, lambda: time[0])
+    return paced(lambda: flow.cancel(world, 42, wait), pace, world)
 
 
 def passes(steps: flow.Flow, time: list[float], pause: Pause | object) -> object:
@@ -385,6 +385,7 @@ def test_the_looks_after_a_cancel_wait_for_newcomers_but_its_retries_do_not() ->
 
 
 def test_a_flow_that_sends_nothing_gives_its_turn_back() -> None:
+    world = flow.World(Settings(), lambda: AFTER, lambda: 0.0, lambda: 0.5, {}, print, print)
     pace = Pace(8)
     pace.take(0)
 
@@ -392,14 +393,13 @@ def test_a_flow_that_sends_nothing_gives_its_turn_back() -> None:
         raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011
-        next(paced(refuse, pace, lambda: AFTER, lambda: 0.0))
+        next(paced(refuse, pace, world))
     assert taken(pace, 0) == 1
     pace.give_back()
 
-    world = flow.World(Settings(), lambda: AFTER, lambda: 0.0, lambda: 0.5, {}, print, print)
     pace.take(0)
     with pytest.raises(ValueError, match="api_key"):
-        next(paced(lambda: flow.cancel(world, 42), pace, lambda: AFTER, lambda: 0.0))
+        next(paced(lambda: flow.cancel(world, 42), pace, world))
     assert taken(pace, 0) == 1
 
 
@@ -425,7 +425,7 @@ def test_what_the_driver_throws_reaches_the_flow() -> None:
     )
     pace = Pace(8)
     pace.take(0)
-    steps = paced(lambda: flow.cancel(world, 42), pace, lambda: AFTER, lambda: 0.0)
+    steps = paced(lambda: flow.cancel(world, 42), pace, world)
     next(steps)
     with pytest.raises(ZeroDivisionError):
         steps.throw(ZeroDivisionError())

@@ -1,6 +1,7 @@
 """The sandbox over real sockets: what it answers, by which clock, and how it starts and stops."""
 
 import http.client
+import math
 import os
 import signal
 import socket
@@ -53,6 +54,7 @@ def sandbox(running: Sandbox) -> Sandbox:
     running.now = BEFORE
     running.rate_limit = None
     running.announce = False
+    running.stops_after = math.inf
     running.envelope = default_envelope
     running.jobs.clear()
     running.requests.clear()
@@ -630,3 +632,15 @@ def test_wait_ends_quietly_on_ctrl_c_and_on_a_plain_kill(number: signal.Signals)
         os.kill(process.pid, number)
         rest, errors = process.communicate(timeout=10)
     assert (rest, errors, process.returncode) == ("ended\n", "", 0)
+
+
+@BOTH
+def test_a_cancelled_job_stops_after_a_while(call: Caller, version: str) -> None:
+    call.sandbox.add_job(1, "PROCESSING")
+    call.sandbox.add_job(2, "CANCELLING")
+    assert call.cancel(version, 1).json()["current_status"] == "CANCELLING"
+    assert call.status(version, 1).json()["current_status"] == "CANCELLING"
+    call.sandbox.stops_after = 0
+    assert call.status(version, 1).json()["current_status"] == "CANCELLED"
+    assert call.status(version, 2).json()["current_status"] == "CANCELLING"
+    assert call.cancel(version, 1).status_code == 400

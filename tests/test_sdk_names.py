@@ -116,10 +116,15 @@ def test_code_for_one_release_cancels_on_another(
 @pytest.mark.parametrize(("written_for", "installed"), [pair[:2] for pair in PAIRS[:3]])
 def test_before_the_sunset_the_share_decides(written_for: str, installed: str, share: int) -> None:
     jobs = range(1, 13)
-    under = {"REVENUEBASE_V1_SUNSET": "2999-01-01", "REVENUEBASE_V2_ROLLOUT": str(share)}
     with Sandbox(api_key=KEY, jobs=jobs, now=BEFORE, sunset=SUNSET) as sandbox:
-        command = [program(written_for), *map(str, jobs)]
-        answers = lines(run(installed, *command, sandbox=sandbox, **under))
+        done = run(
+            installed,
+            *(program(written_for), *map(str, jobs)),
+            sandbox=sandbox,
+            REVENUEBASE_V1_SUNSET="2999-01-01",
+            REVENUEBASE_V2_ROLLOUT=str(share),
+        )
+        answers = lines(done)
         assert [one["process_id"] for one in answers] == [*jobs]
         assert {one["current_status"] for one in answers} == {"CANCELLING"}
         moved = [bucket("", job) < share for job in jobs]

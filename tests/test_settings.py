@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pickle
 from datetime import date, datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 import pytest
@@ -454,6 +455,13 @@ def test_no_error_about_the_key_shows_it(key: str) -> None:
         with pytest.raises(ConfigurationError, match="api_key") as caught:
             make(**arguments)
         assert TEST_KEY not in everything_shown(caught.value)
+
+
+@pytest.mark.parametrize("make", [Settings, partial(Settings.from_env, {})])
+def test_a_key_that_is_no_text_is_refused_and_not_shown(make: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"api_key .*is a bytes; give") as caught:
+        make(api_key=TEST_KEY.encode())
+    assert TEST_KEY not in everything_shown(caught.value)
 
 
 @pytest.mark.parametrize("wrong", ["timeout", "base_url", "v2_rollout", "nonsense"])

@@ -71,6 +71,10 @@ class Fate(NamedTuple):
     cells: Sequence[str]
 
 
+#: How each line of a journal begins.
+_BEGIN = b'{"event": "'
+
+
 class Journal:
     """What was started and what is done, a JSON line each, written and flushed as it goes.
 
@@ -152,9 +156,6 @@ class Journal:
             self._file.close()
 
 
-_BEGIN = b'{"event": "'
-
-
 def row(outcome: JobOutcome, ok: bool) -> dict[str, Any]:
     """One job's fate as plain JSON types."""
     if outcome.result is not None:
@@ -180,11 +181,5 @@ def _cells(outcome: JobOutcome, ok: bool) -> tuple[str, ...]:
     assert error is not None  # noqa: S101 (an outcome is one or the other)
     name = "cancelled before" if ok else type(error).__name__
     version = f"v{error.api_version}" if error.api_version else ""
-    return (
-        str(outcome.process_id),
-        "",
-        name,
-        version,
-        error.code or "",
-        str(error.attempts),
-    )
+    shown = ("", name, version, error.code or "", str(error.attempts))
+    return (str(outcome.process_id), *shown)

@@ -9,7 +9,7 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
-from .client import _Base, check_wait
+from .client import check_wait
 from .core import flow
 from .core.errors import CancelError, ConfigurationError
 from .core.pace import SLICE, Pace, paced
@@ -23,22 +23,30 @@ if TYPE_CHECKING:
 WAITING = 100
 
 
-class _Ids:
-    """The ids, each handed out when its job may start."""
+class Jobs:
+    """The jobs, each handed out when it may start."""
 
     def __init__(
-        self, client: _Base, ids: Iterable[int | str], concurrency: object, wait: float | None
+        self,
+        client: Client | AsyncClient,
+        ids: Iterable[int | str],
+        concurrency: object,
+        wait: float | None,
+        site: Site,
+        on_status: Callable[[Job], object] | None = None,
     ) -> None:
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency {concurrency!r}: give a whole number from 1 on")
         if isinstance(ids, str | bytes):
             raise ConfigurationError("process_ids is one text: give a list of ids")
-        self.wait = check_wait(wait)
+        self._wait = check_wait(wait)
         self.most = concurrency if wait is None else max(concurrency, WAITING)
         self.pace = Pace(concurrency)
         self.ended = False
+        self._client = client
+        self._site = site
+        self._on_status = on_status
         self._ids = iter(ids)
-        self._monotonic = client._monotonic
         self.next: list[int | str] = []
 
     def take(self, held: int) -> float | None:
@@ -48,7 +56,19 @@ class _Ids:
             self.next.extend(islice(self._ids, 1))
             self.ended = not self.next
         self.pace.newcomers = not self.ended and held < self.most
-        return (self.pace.take(self._monotonic()) or None) if self.pace.newcomers else 0.0
+        if not self.pace.newcomers:
+            return 0.0
+        return self.pace.take(self._client._monotonic()) or None
+
+    def steps(self, process_id: int | str) -> flow.Flow:
+        """The flow of a job that may start, at its pace."""
+        world = self._client._world(self._site)
+
+        def begin() -> flow.Flow:
+            self._client._send.check_open()
+            return flow.cancel(world, check_process_id(process_id), self._wait, self._on_status)
+
+        return paced(begin, self.pace, world)
 
 
 class CancelJobs(Iterator[JobOutcome]):
@@ -70,19 +90,17 @@ class CancelJobs(Iterator[JobOutcome]):
         on_pause: Callable[[float], object] | None = None,
     ) -> None:
         self._client = client
-        self._ids = _Ids(client, process_ids, concurrency, wait)
-        self._site = site
+        self._jobs = Jobs(client, process_ids, concurrency, wait, site, on_status)
         self._on_start = on_start
-        self._on_status = on_status
         self._on_pause = on_pause
-        self._pool = ThreadPoolExecutor(self._ids.most, "revenuebase-cancel")
+        self._pool = ThreadPoolExecutor(self._jobs.most, "revenuebase-cancel")
         self._finished: deque[JobOutcome] = deque()
         #: Jobs that were started and have not finished.
         self.under_way = 0
         self._begun = 0
 
     def __next__(self) -> JobOutcome:
-        pace = self._ids.pace
+        pace = self._jobs.pace
         try:
             while True:
                 pause = self._start()
@@ -108,43 +126,37 @@ class CancelJobs(Iterator[JobOutcome]):
 
     def stop(self) -> None:
         """Start no further job."""
-        self._ids.ended = True
+        self._jobs.ended = True
 
     def pauses(self, jobs: int) -> float:
         """Seconds of pauses that so many jobs will cost, as far as the answers tell."""
-        return self._ids.pace.pauses(jobs, self._client._monotonic())
+        return self._jobs.pace.pauses(jobs, self._client._monotonic())
 
     def _start(self) -> float:
         """Start what may be started; returns the seconds until more may."""
-        ids, changed = self._ids, self._ids.pace.changed
+        jobs, changed = self._jobs, self._jobs.pace.changed
         # Outcomes that nobody took yet count, lest they pile up.
-        while (pause := ids.take(self.under_way + len(self._finished))) is None:
+        while (pause := jobs.take(self.under_way + len(self._finished))) is None:
             if self._on_start is not None:
-                self._on_start(ids.next[0])
+                self._on_start(jobs.next[0])
             with changed:
                 begun = self._begun
-                self._pool.submit(self._cancel, ids.next[0])
-                ids.next.clear()
+                self._pool.submit(self._cancel, jobs.next[0])
+                jobs.next.clear()
                 # Counted by the thread itself, which no interrupt reaches.
                 while self._begun == begun:
                     changed.wait(SLICE)
         return pause
 
     def _cancel(self, process_id: int | str) -> None:
-        client, changed = self._client, self._ids.pace.changed
+        changed = self._jobs.pace.changed
         with changed:
             self._begun += 1
             self.under_way += 1
             changed.notify()
 
-        def begin() -> flow.Flow:
-            client._send.check_open()
-            checked = check_process_id(process_id)
-            return flow.cancel(client._world(self._site), checked, self._ids.wait, self._on_status)
-
         try:
-            steps = paced(begin, self._ids.pace, client._clock, client._monotonic)
-            result = client._drive(steps)
+            result = self._client._drive(self._jobs.steps(process_id))
             outcome = JobOutcome(result.process_id, result)
         except BaseException as error:  # a warning made an error, say: never lose a job
             outcome = _failed(process_id, error)
@@ -154,38 +166,24 @@ class CancelJobs(Iterator[JobOutcome]):
             changed.notify()
 
 
-def cancel_jobs_async(
-    client: AsyncClient,
-    process_ids: Iterable[int | str],
-    concurrency: int,
-    wait: float | None,
-    site: Site,
-) -> AsyncGenerator[JobOutcome, None]:
+async def outcomes(client: AsyncClient, jobs: Jobs) -> AsyncGenerator[JobOutcome, None]:
     """The same under ``asyncio``; closing the iterator cancels what is under way."""
-    return _outcomes(client, _Ids(client, process_ids, concurrency, wait), site)
-
-
-async def _outcomes(client: AsyncClient, ids: _Ids, site: Site) -> AsyncGenerator[JobOutcome, None]:
     import asyncio
 
     finished: deque[JobOutcome] = deque()
     under_way: set[asyncio.Task[None]] = set()
 
     async def cancel(process_id: int | str) -> None:
-        def begin() -> flow.Flow:
-            client._send.check_open()
-            return flow.cancel(client._world(site), check_process_id(process_id), ids.wait)
-
         try:
-            result = await client._drive(paced(begin, ids.pace, client._clock, client._monotonic))
+            result = await client._drive(jobs.steps(process_id))
             finished.append(JobOutcome(result.process_id, result))
         except Exception as error:
             finished.append(_failed(process_id, error))
 
     try:
         while True:
-            while (pause := ids.take(len(under_way))) is None:
-                under_way.add(asyncio.create_task(cancel(ids.next.pop())))
+            while (pause := jobs.take(len(under_way))) is None:
+                under_way.add(asyncio.create_task(cancel(jobs.next.pop())))
             if pause == inf or (under_way and not pause):
                 first = asyncio.FIRST_COMPLETED
                 _, under_way = await asyncio.wait(under_way, timeout=SLICE, return_when=first)
@@ -193,7 +191,7 @@ async def _outcomes(client: AsyncClient, ids: _Ids, site: Site) -> AsyncGenerato
                 await client._sleep(min(pause, SLICE))
             else:
                 return
-            ids.pace.newcomers = False
+            jobs.pace.newcomers = False
             while finished:
                 yield finished.popleft()
     finally:

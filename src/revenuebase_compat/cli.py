@@ -39,6 +39,9 @@ INTERRUPTED = 130
 ASK_FROM = 20
 CONCURRENCY = 8
 
+#: Seconds for which a cancelled job of the sandbox is CANCELLING, lest --wait waits in vain.
+STOPS_AFTER = 1.0
+
 _CANCEL_EXAMPLES = """\
 examples:
   revenuebase-compat cancel 42 43 --wait
@@ -259,7 +262,7 @@ def _client(sandbox: bool, process_ids: Sequence[int], **clocks: Any) -> Iterato
         return
     from .sandbox import Sandbox
 
-    with Sandbox(jobs=process_ids) as service:
+    with Sandbox(jobs=process_ids, stops_after=STOPS_AFTER) as service:
         settings = Settings.from_env(api_key=service.api_key, base_url=service.base_url)
         with Client(settings, **clocks) as client:
             yield client
@@ -505,7 +508,12 @@ def _sandbox(arguments: argparse.Namespace) -> int:
     from .sandbox import Sandbox
 
     try:
-        with Sandbox(port=arguments.port, now=arguments.now, jobs=arguments.jobs) as service:
+        with Sandbox(
+            port=arguments.port,
+            now=arguments.now,
+            jobs=arguments.jobs,
+            stops_after=STOPS_AFTER,
+        ) as service:
             print(
                 f"export REVENUEBASE_BASE_URL={service.base_url} "
                 f"REVENUEBASE_API_KEY={service.api_key}",

@@ -178,7 +178,7 @@ class Client(_Base):
         """
         from .bulk import CancelJobs
 
-        return CancelJobs(self, process_ids, concurrency, check_wait(wait), notices.caller())
+        return CancelJobs(self, process_ids, concurrency, wait, notices.caller())
 
     def route(self, process_id: int | str) -> Route:
         """Which version a cancel of that job would go to now, and why; sends nothing."""
@@ -263,9 +263,9 @@ class AsyncClient(_Base):
         self, process_ids: Iterable[int | str], *, concurrency: int = 8, wait: float | None = None
     ) -> AsyncGenerator[JobOutcome, None]:
         """As ``Client.cancel_jobs``, as an asynchronous iterator."""
-        from .bulk import cancel_jobs_async
+        from .bulk import Jobs, outcomes
 
-        return cancel_jobs_async(self, process_ids, concurrency, wait, notices.caller())
+        return outcomes(self, Jobs(self, process_ids, concurrency, wait, notices.caller()))
 
     async def route(self, process_id: int | str) -> Route:
         """As ``Client.route``."""

@@ -22,6 +22,7 @@ from .core.dates import parse_date
 from .core.errors import CancelError
 from .core.settings import Settings
 from .notices import ApiDeprecationWarning, logger
+from .progress import printer
 
 if TYPE_CHECKING:
     from .sandbox import Sandbox
@@ -52,8 +53,9 @@ class Story:
     def __init__(self, sandbox: Sandbox, sleep: Callable[[float], object]) -> None:
         self._sandbox = sandbox
         self._sleep = sleep
-        self._pause = sleep if sys.stdout.isatty() else lambda _seconds: None
-        self._say = _printer()
+        terminal = sys.stdout.isatty()
+        self._pause = sleep if terminal else lambda _seconds: None
+        self._say = printer(terminal and not os.environ.get("NO_COLOR"))
         self._notices = BufferingHandler(1000)
         self._as_told = True
 
@@ -147,16 +149,3 @@ class Story:
     def _row(self, call: str, request: str, answer: str, got: str) -> None:
         line = f"  {call:<15} {request:<24} {answer:<10} {got}"
         self._say(line.rstrip(), "green" if got.startswith("CANCELLING") else "")
-
-
-def _printer() -> Callable[[str, str], None]:
-    """Prints a text in a style, where there is one to be had."""
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
-        try:
-            from rich.console import Console
-        except ImportError:
-            pass
-        else:
-            console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
-            return lambda text, style: console.print(text, style=style)
-    return lambda text, _style: print(text, flush=True)

@@ -78,7 +78,7 @@ _said = _Said()
 
 
 def reset() -> None:
-    """Forget what was said (for tests, and in a forked child, where the lock may be held)."""
+    """Forget what was said (for tests)."""
     global _said
     _said = _Said()
 
@@ -113,20 +113,17 @@ def tell(notice: Notice, site: Site | None = None) -> None:
     ``site`` is where the user called, should that line no longer be on the stack.
     """
     kind, route = notice.kind, notice.route
-    sunset = notice.settings.v1_sunset
+    announced, url = _said.announced, notice.settings.base_url
     if notice.sunset is not None:
-        known = _said.announced.setdefault(notice.settings.base_url, notice.sunset)
-        if notice.sunset < known:
-            _said.announced[notice.settings.base_url] = notice.sunset
-    sunset = min(sunset, _said.announced.get(notice.settings.base_url, sunset))
+        announced[url] = min(notice.sunset, announced.get(url, notice.sunset))
+    sunset = min(notice.settings.v1_sunset, announced.get(url, notice.settings.v1_sunset))
     stage = phase(notice.now, sunset)
     message = _words(notice, sunset, stage)
-    level = _level(kind, stage)
     version = f"v{route.version}" if route else "v1"
     reason = route.reason.value if route else "PINNED"
     log(
         (kind, version, reason),
-        level,
+        _level(kind, stage),
         message,
         notice.at,
         notice=kind.value,
@@ -168,13 +165,12 @@ def _words(notice: Notice, sunset: datetime, stage: Phase) -> str:
     day = sunset.strftime("%Y-%m-%d")
     old, new = LIFECYCLES[V1].cancel, LIFECYCLES[V2].cancel
     ends = f"ended on {day}" if stage is Phase.RETIRED else f"ends on {day}"
-    instead = f'set api_version="v2" (REVENUEBASE_API_VERSION=v2) to call {new}'
-    if not settings.admits_v2:
-        instead = f'set api_version="auto" (REVENUEBASE_API_VERSION=auto) to call {new}'
+    wanted = "v2" if settings.admits_v2 else "auto"
+    instead = f'set api_version="{wanted}" (REVENUEBASE_API_VERSION={wanted}) to call {new}'
     reason = f" (reason {route.reason.value})" if route else ""
     if kind is NoticeKind.USES_V1:
-        return f"RevenueBase API v1 {ends}, and jobs are still cancelled with {old}{reason}: " + (
-            instead
+        return (
+            f"RevenueBase API v1 {ends}, and jobs are still cancelled with {old}{reason}: {instead}"
         )
     if kind is NoticeKind.MIGRATED:
         return (

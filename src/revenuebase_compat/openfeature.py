@@ -52,8 +52,7 @@ class OpenFeatureFlag:
         """The flag's opinion, for ``Client``."""
         client, about = self._client or api.get_client(), _about(context)
         found: FlagEvaluationDetails[Any]
-        learnt = self._text
-        for text in (learnt, not learnt):
+        for text in (self._text, not self._text):
             if text:
                 found = client.get_string_details(self.flag_key, "", about)
             else:
@@ -66,8 +65,7 @@ class OpenFeatureFlag:
         """The flag's opinion, for ``AsyncClient``."""
         client, about = self._client or api.get_client(), _about(context)
         found: FlagEvaluationDetails[Any]
-        learnt = self._text
-        for text in (learnt, not learnt):
+        for text in (self._text, not self._text):
             if text:
                 found = await client.get_string_details_async(self.flag_key, "", about)
             else:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,25 +214,26 @@ def table(fates: Iterable[Fate]) -> None:
         # The file name gives way, in its middle; ids, states and reasons are always whole.
         rest = sum(widths) - widths[1] + 2 * (len(widths) - 1)
         widths[1] = min(widths[1], max(8, shutil.get_terminal_size().columns - rest))
-    lines = []
-    for job, file, *others, attempts in cells:
-        half = widths[1] // 2
+    say = printer(terminal)
+    styles = ["bold", *("green" if fate.ok else "red" for fate in chosen)]
+    for style, (job, file, *others, attempts) in zip(styles, cells, strict=True):
         if len(file) > widths[1]:
+            half = widths[1] // 2
             file = f"{file[:half]}…{file[half + 1 - widths[1] :]}"
         row = [
             job.rjust(widths[0]),
             *map(str.ljust, [file, *others], widths[1:]),
-            attempts.rjust(8),
+            attempts.rjust(widths[-1]),
         ]
-        lines.append("  ".join(row))
-    try:
-        if not terminal:
-            raise ImportError
-        from rich.console import Console
-    except ImportError:
-        print("\n".join(lines))
-        return
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    styles = ["bold", *("green" if fate.ok else "red" for fate in chosen)]
-    for line, style in zip(lines, styles, strict=True):
-        console.print(line, style=style)
+        say("  ".join(row), style)
+
+
+def printer(styled: bool) -> Callable[[str, str], object]:
+    """Prints a line on stdout in a style, if ``styled`` and if there is one to be had."""
+    if styled:
+        with suppress(ImportError):
+            from rich.console import Console
+
+            console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+            return lambda text, style: console.print(text, style=style)
+    return lambda text, _style: print(text, flush=True)

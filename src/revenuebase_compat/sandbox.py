@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from http.client import responses as reason_phrases
@@ -45,6 +45,7 @@ class Job:
     process_id: int
     filename: str
     status: str
+    cancelled_at: float = field(default=math.inf, compare=False, repr=False)  # monotonic
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ def default_envelope(code: str, message: str) -> Any:
 
 
 class Sandbox:
-    """The service, its jobs and its clock. Inside a `with` block it serves on `base_url`."""
+    """The service, its jobs and its clock. Inside a `with` block it serves on `base_url`.
+
+    A job stays CANCELLING for `stops_after` real seconds, and is CANCELLED then.
+    """
 
     base_url: str
 
@@ -91,6 +95,7 @@ class Sandbox:
         port: int = 0,
         rate_limit: int | None = None,
         announce: bool = False,
+        stops_after: float = math.inf,
         envelope: Callable[[str, str], Any] = default_envelope,
     ) -> None:
         self.api_key = api_key
@@ -99,6 +104,7 @@ class Sandbox:
         self.port = port
         self.rate_limit = rate_limit
         self.announce = announce
+        self.stops_after = stops_after
         self.envelope = envelope
         self.jobs: dict[int, Job] = {}
         self.requests: list[Served] = []
@@ -276,17 +282,18 @@ def _build_app(sandbox: Sandbox) -> FastAPI:
             raise HTTPException(401, "Not authenticated")
 
     def find(process_id: int) -> Job:
-        if process_id in sandbox.jobs:
-            return sandbox.jobs[process_id]
-        raise HTTPException(400, "Invalid process_id or job does not belong to your account.")
+        if process_id not in sandbox.jobs:
+            raise HTTPException(400, "Invalid process_id or job does not belong to your account.")
+        job = sandbox.jobs[process_id]
+        stopped = time.monotonic() - job.cancelled_at >= sandbox.stops_after
+        if stopped and job.status == "CANCELLING":
+            job.status = "CANCELLED"
+        return job
 
     def read(process_id: int, message: str = "Job found.") -> BatchEmailStatusResponse:
         job = find(process_id)
         return BatchEmailStatusResponse(
-            process_id=process_id,
-            filename=job.filename,
-            current_status=job.status,
-            message=message,
+            process_id=process_id, filename=job.filename, current_status=job.status, message=message
         )
 
     def cancel(process_id: int) -> BatchEmailStatusResponse:
@@ -296,7 +303,7 @@ def _build_app(sandbox: Sandbox) -> FastAPI:
         if job.status in ENDED:
             message = f"Job has status {job.status} and cannot be cancelled."
             raise _Refused(sandbox.envelope("not_cancellable", message))
-        job.status = "CANCELLING"
+        job.status, job.cancelled_at = "CANCELLING", time.monotonic()
         return read(process_id, "Job is being cancelled.")
 
     app = FastAPI(title="RevenueBase sandbox", dependencies=[Depends(authenticate)])

@@ -155,7 +155,8 @@ def complaint(response: Response) -> Complaint:
         return Complaint(None, "" if empty else readable(text) or f"the body {data.why}", [])
     texts = list(_texts(data))
     codes = [text for _, text in texts if _CODE.fullmatch(text)]
-    known = {_SPELLINGS[code] for code in map(_normal, codes) if code in _SPELLINGS}
+    spelled = [code.lower().replace("-", "_") for code in codes]
+    known = {_SPELLINGS[code] for code in spelled if code in _SPELLINGS}
     if not known:
         prose = [text for _, text in texts]
         known = {ALREADY_CANCELLED} if any(map(_ALREADY.search, prose)) else set()
@@ -190,10 +191,6 @@ def _texts(data: Any) -> Iterator[tuple[str, str]]:
             yield name, last
 
 
-def _normal(text: str) -> str:
-    return text.lower().replace("-", "_")
-
-
 def _validation(item: dict[str, Any]) -> str:
     where = item.get("loc")
     path = ".".join(map(str, where)) if isinstance(where, list) else ""
@@ -202,7 +199,6 @@ def _validation(item: dict[str, Any]) -> str:
 
 def readable(text: str) -> str:
     """A server's text as one printable line of at most 300 characters."""
-    text = text[:1000]
-    line = "".join(char if char.isprintable() else " " for char in text)
+    line = "".join(char if char.isprintable() else " " for char in text[:1000])
     line = " ".join(line.split())
     return line if len(line) <= 300 else line[:299] + "…"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import answers
 from .answers import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
@@ -46,7 +46,10 @@ from .result import CancelResult, Job, JobStatus
 from .routing import V1_GONE, V2_MISSING, Ask, Route, decide, may_leave_v1, may_return_to_v1
 from .settings import Settings
 from .versions import V1
-from .wire import WIRES, Answer, Lost, Request, Response, Unusable, Wire, cut_short, read_job
+from .wire import WIRES, Answer, Lost, Request, Response, Unusable, cut_short, read_job
+
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 #: Seconds a 410 from v1 is remembered: vendors rehearse retirements, and roll them back.
 GONE_FOR = 15 * 60.0
@@ -144,13 +147,15 @@ def cancel(
 class _Call:
     """The state of one call, and the steps that read and change it."""
 
+    #: The time of the decision, read first of all.
+    now: datetime
+
     def __init__(self, world: World, process_id: int) -> None:
         self.world = world
         self.settings = world.settings
         self.process_id = process_id
         self.started = world.monotonic()
         self.deadline = self.started + world.settings.timeout
-        self.now: datetime | None = None
         self.route: Route | None = None
         self.attempts = 0
         self.switched = False
@@ -164,30 +169,38 @@ class _Call:
                 "Settings(api_key=…)",
                 process_id=self.process_id,
             )
-        now = self.now = now_of(self.world)
+        self.now = now_of(self.world)
         try:
-            chosen = self.route = yield from route(self.world, self.process_id, now)
+            self.route = yield from route(self.world, self.process_id, self.now)
         except ApiVersionRetiredError:
-            self.tell(NoticeKind.FAILED, None)
+            self.tell(NoticeKind.FAILED)
             raise
-        if chosen.version is V1:
-            self.tell(NoticeKind.USES_V1, chosen)
+        if self.version is V1:
+            self.tell(NoticeKind.USES_V1)
         elif not self.settings.admits_v2:
-            self.tell(NoticeKind.MIGRATED, chosen)
-        answer = yield from self.exchange(WIRES[chosen.version])
-        other = self.other(chosen, answer)
+            self.tell(NoticeKind.MIGRATED)
+        answer = yield from self.exchange(self.version)
+        other = self.other(answer)
         if other is not None:
+            self.route, self.switched = other, True
             kind = NoticeKind.V1_GONE if other is V1_GONE else NoticeKind.V2_MISSING
-            self.tell(kind, other, answer)
-            self.switched = True
-            chosen = self.route = other
-            answer = yield from self.exchange(WIRES[other.version])
-            self.other(other, answer)  # only for what it remembers
-        return (yield from self.conclude(chosen, answer))
+            self.tell(kind, answer)
+            answer = yield from self.exchange(self.version)
+            self.other(answer)  # only for what it remembers
+        return (yield from self.conclude(answer))
 
-    def exchange(self, wire: Wire, *, status: bool = False) -> Generator[Effect, Any, Answer]:
+    @property
+    def chosen(self) -> Route:
+        assert self.route is not None  # noqa: S101 (asked once it is decided)
+        return self.route
+
+    @property
+    def version(self) -> Version:
+        return self.chosen.version
+
+    def exchange(self, version: Version, *, status: bool = False) -> Generator[Effect, Any, Answer]:
         """Send until an answer stands, attempts are used up, or a wait would not fit."""
-        monotonic = self.world.monotonic
+        monotonic, wire = self.world.monotonic, WIRES[version]
         request = (wire.status if status else wire.cancel)(self.process_id)
         answer: Answer = Lost("no time was left to send", sent=False, timeout=True)
         for attempt in range(1, self.settings.max_attempts + 1):
@@ -204,54 +217,60 @@ class _Call:
             if isinstance(answer, Response) and cut_short(answer):
                 answer = Lost("the answer was cut short", sent=True)
             if isinstance(answer, Lost):
-                wait, again = None, True
-                applied = answer.sent
+                again, applied = True, answer.sent
             else:
-                again = answers.should_retry(answer) and not self.speaks_of_endpoint(wire, answer)
-                wait = answers.retry_wait(answer, now_of(self.world)) if again else None
+                again = answers.should_retry(answer) and not _is_missing(version, answer)
                 applied = answers.maybe_applied(answer)
-                if wire.version is V1 and not status:
+                if version is V1 and not status:
                     self.hear(answer)
             self.maybe_applied = before or (applied and not status)
             if last or not again:
                 break
-            if wait is None:
-                ceiling = min(BACKOFF_CAP, BACKOFF_BASE * 2 ** (attempt - 1))
-                wait = self.world.random() * ceiling
+            wait = self.wait_before_retry(attempt, answer)
             if wait >= self.deadline - monotonic():
                 break
             if wait > 0:
                 yield Pause(wait)
         return answer
 
-    def speaks_of_endpoint(self, wire: Wire, answer: Response) -> bool:
-        return answer.status in MISSING or (answer.status == GONE and wire.version is V1)
+    def wait_before_retry(self, attempt: int, answer: Answer) -> float:
+        """Seconds: what the server asks for, else full jitter."""
+        if isinstance(answer, Response):
+            asked = answers.retry_wait(answer, now_of(self.world))
+            if asked is not None:
+                return asked
+        return self.world.random() * min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (attempt - 1))
 
-    def other(self, current: Route, answer: Answer) -> Route | None:
+    def other(self, answer: Answer) -> Route | None:
         """Where a definite answer about the endpoint sends the call, if anywhere."""
         if isinstance(answer, Lost):
             return None
-        if current.version is V1:
+        if self.version is V1:
             if answer.status == GONE:
                 self.world.gone[self.settings.base_url] = self.world.monotonic()
-            if self.speaks_of_endpoint(WIRES[V1], answer) and may_leave_v1(self.settings):
+            if _is_missing(V1, answer) and may_leave_v1(self.settings):
                 return V1_GONE
-        elif answer.status in MISSING and may_return_to_v1(self.settings, self.now_or_clock()):
+        elif answer.status in MISSING and may_return_to_v1(self.settings, self.now):
             return V2_MISSING
         return None
 
-    def conclude(self, chosen: Route, answer: Answer) -> Flow:
+    def conclude(self, answer: Answer) -> Flow:
         if isinstance(answer, Response):
             if answer.status == 400:
-                return (yield from self.settle(chosen, answer))
+                return (yield from self.settle(answer))
             if 200 <= answer.status < 300:
                 job = read_job(answer, self.process_id)
                 if isinstance(job, Job):
-                    return self.result(job, chosen)
-                raise self.unusable(answer, f"the body {job.why}")
+                    return self.result(job)
+                # The server says yes, but not to what: nobody knows whether it was cancelled.
+                raise UnexpectedResponseError(
+                    f"job {self.process_id}: API v{self.version} answered {answer.status}, but "
+                    f"the body {job.why}",
+                    **self.facts(answer, outcome_unknown=True),
+                )
         raise self.failure(answer)
 
-    def settle(self, chosen: Route, answer: Response) -> Flow:
+    def settle(self, answer: Response) -> Flow:
         """A 400: said so plainly, or settled by the job's status."""
         code = answers.complaint(answer).code
         expected = self.maybe_applied or self.settings.already_cancelled == "return"
@@ -259,43 +278,38 @@ class _Call:
             raise self.error(NotCancellableError, answer, code=code, outcome_unknown=False)
         if code == ALREADY_CANCELLED and not expected:
             raise self.error(AlreadyCancelledError, answer, code=code)
-        found = yield from self.read_status(chosen)
-        state = found.status if isinstance(found, Job) else None
-        if isinstance(found, Job) and state in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+        found = yield from self.read_status()
+        if not isinstance(found, Job):
+            if code == ALREADY_CANCELLED:
+                remark = ", but its status could not be read"
+                raise self.error(
+                    AlreadyCancelledError, answer, remark, code=code, outcome_unknown=True
+                )
+            if isinstance(found, Response) and found.status == 400:
+                raise self.error(JobNotFoundError, answer, outcome_unknown=False)
+            remark = "; it names no code, and its status could not be read"
+            raise self.error(UnexpectedResponseError, answer, remark)
+        if found.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
             if expected:
-                return self.result(found, chosen)
+                return self.result(found)
             raise self.error(AlreadyCancelledError, answer, code=ALREADY_CANCELLED)
+        state = answers.readable(found.current_status)
         if code == ALREADY_CANCELLED:
-            why = (
-                f"its status is {answers.readable(found.current_status)}"
-                if isinstance(found, Job)
-                else "its status could not be read"
-            )
-            raise self.error(
-                AlreadyCancelledError, answer, f", but {why}", code=code, outcome_unknown=True
-            )
-        if state in (JobStatus.COMPLETED, JobStatus.ERROR):
+            remark = f", but its status is {state}"
+            raise self.error(AlreadyCancelledError, answer, remark, code=code, outcome_unknown=True)
+        if found.status in (JobStatus.COMPLETED, JobStatus.ERROR):
             raise self.error(
                 NotCancellableError, answer, code=NOT_CANCELLABLE, outcome_unknown=False
             )
-        if isinstance(found, Response) and found.status == 400:
-            raise self.error(JobNotFoundError, answer, outcome_unknown=False)
-        if isinstance(found, Job):
-            raise self.error(
-                UnexpectedResponseError,
-                answer,
-                f"; it names no code, and the job is {answers.readable(found.current_status)}",
-            )
-        raise self.error(
-            UnexpectedResponseError, answer, "; it names no code, and its status could not be read"
-        )
+        remark = f"; it names no code, and the job is {state}"
+        raise self.error(UnexpectedResponseError, answer, remark)
 
-    def read_status(self, chosen: Route) -> Generator[Effect, Any, Job | Answer]:
+    def read_status(self) -> Generator[Effect, Any, Job | Answer]:
         """The job as the version at hand describes it, or the other if that one is gone."""
-        answer = yield from self.exchange(WIRES[chosen.version], status=True)
-        other = None if self.switched else self.other(chosen, answer)
+        answer = yield from self.exchange(self.version, status=True)
+        other = None if self.switched else self.other(answer)
         if other is not None:
-            answer = yield from self.exchange(WIRES[other.version], status=True)
+            answer = yield from self.exchange(other.version, status=True)
         if isinstance(answer, Response) and 200 <= answer.status < 300:
             job = read_job(answer, self.process_id)
             return answer if isinstance(job, Unusable) else job
@@ -314,50 +328,44 @@ class _Call:
             pause = min(pause * 1.5, POLL_MOST)
             now = self.world.monotonic()
             self.deadline = min(now + self.settings.timeout, ends + LAST_LOOK)
-            found = yield from self.read_status(result.route)
+            found = yield from self.read_status()
             if isinstance(found, Job):
-                result = self.result(found, result.route)
+                result = self.result(found)
                 if on_status is not None:
                     on_status(found)
         if result.status in (JobStatus.COMPLETED, JobStatus.ERROR):
             raise NotCancellableError(
-                f"job {self.process_id}: API {self.label()} took the cancel, but the job is "
+                f"job {self.process_id}: API v{self.version} took the cancel, but the job is "
                 f"{result.current_status}: it ended before it could be cancelled",
-                **{**self.facts(), "code": NOT_CANCELLABLE, "outcome_unknown": False},
+                **self.facts(code=NOT_CANCELLABLE, outcome_unknown=False),
             )
         return result
 
-    def result(self, job: Job, chosen: Route) -> CancelResult:
+    def result(self, job: Job) -> CancelResult:
         return CancelResult(
             job.process_id,
             job.filename,
             job.current_status,
             job.message,
             job.extra,
-            route=chosen,
+            route=self.chosen,
             attempts=self.attempts,
         )
 
     def failure(self, answer: Answer) -> CancelError:
         """The error for an answer that is neither 2xx nor 400, or for none."""
-        assert self.route is not None  # noqa: S101 (an answer came by a route)
-        version = self.route.version
         if isinstance(answer, Lost):
             kind = CancelTimeoutError if answer.timeout else TransportError
             unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
             return kind(
-                f"job {self.process_id}: API v{version} gave no answer: "
+                f"job {self.process_id}: API v{self.version} gave no answer: "
                 f"{answers.readable(answer.reason)} "
                 f"(requests sent: {self.attempts}){unknown}",
                 **self.facts(),
             )
+        if self.version is V1 and _is_missing(V1, answer):
+            self.tell(NoticeKind.FAILED, answer)
         status = answer.status
-        if status == GONE or status in MISSING:
-            if version is V1:
-                self.tell(NoticeKind.FAILED, self.route, answer)
-            return self.error(
-                ApiVersionRetiredError if status == GONE else EndpointNotFoundError, answer
-            )
         if status == 422:
             return self.error(
                 RequestValidationError, answer, errors=answers.complaint(answer).errors
@@ -376,83 +384,53 @@ class _Call:
             return self.error(ServerError, answer)
         if 300 <= status < 400:
             where = answers.readable(answer.header(b"location") or "nowhere")
-            return self.error(
-                UnexpectedResponseError, answer, f"; a redirect to {where} is not followed"
-            )
+            remark = f"; a redirect to {where} is not followed"
+            return self.error(UnexpectedResponseError, answer, remark)
         return self.error(UnexpectedResponseError, answer, "; nobody published that status")
-
-    def unusable(self, answer: Response, why: str) -> CancelError:
-        """The server says yes, but not to what: whether the job was cancelled is unknown."""
-        return UnexpectedResponseError(
-            f"job {self.process_id}: API {self.label()} answered {answer.status}, but {why}",
-            **{**self.facts(answer), "outcome_unknown": True},
-        )
 
     def error(
         self, kind: type[CancelError], answer: Response, remark: str = "", **facts: Any
     ) -> CancelError:
         """An error that names the job, the version, the status and the server's own words."""
         said = answers.complaint(answer)
-        code = facts.pop("code", said.code)
+        facts = self.facts(answer, **{"code": said.code, **facts})
+        code = facts["code"]
         shown = f" {code}" if code and code not in said.words else ""
-        message = f"job {self.process_id}: API {self.label()} answered {answer.status}{shown}"
+        message = f"job {self.process_id}: API v{self.version} answered {answer.status}{shown}"
         if said.words:
             message += f": {said.words}"
         message += remark
-        merged = {**self.facts(answer), "code": code, **facts}
-        if merged["outcome_unknown"]:
+        if facts["outcome_unknown"]:
             message += "; the cancel may have been applied all the same"
-        return kind(message, **merged)
+        return kind(message, **facts)
 
-    def facts(self, answer: Response | None = None) -> dict[str, Any]:
+    def facts(self, answer: Response | None = None, **more: Any) -> dict[str, Any]:
         found: dict[str, Any] = {
             "process_id": self.process_id,
-            "api_version": self.route.version if self.route else None,
+            "api_version": self.version,
             "attempts": self.attempts,
             "outcome_unknown": self.maybe_applied,
         }
         if answer is not None:
             found["status_code"] = answer.status
             found["body"] = answer.body[:_BODY_SHOWN].decode("utf-8", "replace")
-        return found
+        return {**found, **more}
 
     def clean(self, answer: Answer) -> Answer:
         """The answer without the key, should the server have echoed it."""
         key = self.settings.api_key
         return answer if key is None else answer.without(key)
 
-    def label(self) -> str:
-        return f"v{self.route.version}" if self.route else ""
-
-    def now_or_clock(self) -> datetime:
-        return self.now or now_of(self.world)
-
     def hear(self, answer: Response) -> None:
         """Pass on what the server's headers say of the end of v1."""
         said = answers.announcement(answer)
         if said is not None:
-            self.tell(NoticeKind.ANNOUNCED, self.route, answer, said.sunset, said.successor)
+            self.tell(NoticeKind.ANNOUNCED, answer, said.sunset, said.successor)
 
-    def tell(
-        self,
-        kind: NoticeKind,
-        chosen: Route | None,
-        answer: Answer | None = None,
-        sunset: datetime | None = None,
-        successor: str | None = None,
-    ) -> None:
-        self.world.tell(
-            Notice(
-                kind,
-                chosen,
-                self.now_or_clock(),
-                self.world.monotonic(),
-                self.settings,
-                answer.status if isinstance(answer, Response) else None,
-                sunset,
-                successor,
-            )
-        )
+    def tell(self, kind: NoticeKind, answer: Answer | None = None, *announced: Any) -> None:
+        status = answer.status if isinstance(answer, Response) else None
+        at = self.world.monotonic()
+        self.world.tell(Notice(kind, self.route, self.now, at, self.settings, status, *announced))
 
     def event(self, outcome: str, **facts: Any) -> CancelEvent:
         duration = self.world.monotonic() - self.started
@@ -462,10 +440,17 @@ class _Call:
         )
 
 
+def _is_missing(version: Version, answer: Response) -> bool:
+    """Whether the answer speaks of the endpoint, and not of the job."""
+    return answer.status in MISSING or (answer.status == GONE and version is V1)
+
+
 _ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)
 
 _BY_STATUS: dict[int, type[CancelError]] = {
     401: AuthenticationError,
     402: InsufficientCreditsError,
     403: PermissionDeniedError,
+    **dict.fromkeys(MISSING, EndpointNotFoundError),
+    GONE: ApiVersionRetiredError,
 }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from . import answers
 from .errors import RateLimitError
-from .flow import Effect, Flow, Pause, Send
-from .result import CancelResult
+from .flow import Flow, Pause, Send, World
 from .wire import Answer, Response
 
 #: Seconds that ``X-RateLimit-Limit`` counts (published); only the time left is reckoned with it.
@@ -84,7 +84,8 @@ class Pace:
             refused = answer.status == 429
             if remaining is None and not refused:
                 # Told once of a limit, an answer without (a proxy's, say) changes nothing.
-                self._free = math.inf if self._remaining == math.inf else self._free
+                if self._remaining == math.inf:
+                    self._free = math.inf
                 return
             # Answers overtake each other: of two that crossed, the one that leaves less is later.
             crossed = self.answers > since
@@ -113,12 +114,7 @@ class Pace:
             return max(self._reset - monotonic, 0.0) + windows * WINDOW
 
 
-def paced(
-    begin: Callable[[], Flow],
-    pace: Pace,
-    clock: Callable[[], datetime],
-    monotonic: Callable[[], float],
-) -> Flow:
+def paced(begin: Callable[[], Flow], pace: Pace, world: World) -> Flow:
     """One of many jobs: its flow, with each request at its time; the first was taken already.
 
     A job that was refused for pace all the same is begun again when its time has come.
@@ -126,58 +122,46 @@ def paced(
     sent = 0
     for refusals_left in range(REFUSALS, -1, -1):
         try:
-            result = yield from _gated(begin, pace, clock, monotonic)
+            result = yield from _gated(begin, pace, world)
             return replace(result, attempts=sent + result.attempts)
         except RateLimitError as error:
             sent = error.attempts = sent + error.attempts
             if error.outcome_unknown or not refusals_left:
                 raise
-        yield from _turn(pace, monotonic)
+        yield from _turn(pace, world)
     raise AssertionError("unreachable")
 
 
-def _gated(
-    begin: Callable[[], Flow],
-    pace: Pace,
-    clock: Callable[[], datetime],
-    monotonic: Callable[[], float],
-) -> Generator[Effect, Any, CancelResult]:
+def _gated(begin: Callable[[], Flow], pace: Pace, world: World) -> Flow:
     taken, looks, since = True, False, 0
     answer: Any = None
     try:
-        steps = begin()
-    except BaseException:
-        pace.give_back()
-        raise
-    try:
-        while True:
-            effect = steps.send(answer)
-            sending = isinstance(effect, Send)
-            if sending:
-                if not taken:
-                    yield from _turn(pace, monotonic, looks=looks)
-                taken, since = False, pace.answers
-            answer = None
-            try:
-                answer = yield effect
-            except Exception as error:
-                steps.throw(error)
-                raise
-            finally:
+        with closing(begin()) as steps:
+            while True:
+                effect = steps.send(answer)
+                sending = isinstance(effect, Send)
                 if sending:
-                    pace.finish(answer, since, clock(), monotonic())
-            # What follows a success are looks at how the job ends.
-            looks |= isinstance(answer, Response) and answer.status < 300
+                    if not taken:
+                        yield from _turn(pace, world, looks=looks)
+                    taken, since = False, pace.answers
+                answer = None
+                try:
+                    answer = yield effect
+                except Exception as error:
+                    steps.throw(error)
+                    raise
+                finally:
+                    if sending:
+                        pace.finish(answer, since, world.clock(), world.monotonic())
+                # What follows a success are looks at how the job ends.
+                looks |= isinstance(answer, Response) and answer.status < 300
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     finally:
         if taken:
             pace.give_back()
-        steps.close()
 
 
-def _turn(
-    pace: Pace, monotonic: Callable[[], float], *, looks: bool = False
-) -> Generator[Effect, Any, None]:
-    while (wait := pace.take(monotonic(), looks=looks)) > 0:
+def _turn(pace: Pace, world: World, *, looks: bool = False) -> Generator[Pause, None, None]:
+    while (wait := pace.take(world.monotonic(), looks=looks)) > 0:
         yield Pause(min(wait, SLICE))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 from functools import cached_property
@@ -162,8 +163,8 @@ class Settings:
             "rollout_salt": _text("rollout_salt", rollout_salt),
             "v2_flag": _flag(v2_flag),
             "on_event": _callable("on_event", on_event),
-            "timeout": _seconds(timeout),
-            "max_attempts": _count(max_attempts),
+            "timeout": _timeout(timeout),
+            "max_attempts": _max_attempts(max_attempts),
             "already_cancelled": _choice(
                 "already_cancelled", already_cancelled, ("raise", "return")
             ),
@@ -191,8 +192,12 @@ class Settings:
         }
         # The key is wrapped, and its sources forgotten, before anything can raise.
         key = explicit.pop("api_key", None) or environ.get(VARIABLES["api_key"]) or None
-        guarded = key if key is None or isinstance(key, Secret) else Secret(key)
+        complaint = _guard_key(key)[2]
+        guarded = Secret(key) if isinstance(key, str) else key
         del key, environ
+        if complaint:
+            del guarded
+            _refuse("api_key", None, complaint)
         values.update({name: value for name, value in explicit.items() if value is not None})
         unknown = sorted(set(values) - {item.name for item in fields(cls) if item.init})
         if unknown:
@@ -228,11 +233,8 @@ def _guard_key(value: object) -> tuple[Secret | None, bool, str]:
     if not text:
         return None, False, ""
     if not (text.isascii() and text.isprintable()) or " " in text:
-        return (
-            None,
-            False,
-            ("holds blanks, control or non-ASCII characters; copy the key again, without quotes"),
-        )
+        why = "holds blanks, control or non-ASCII characters; copy the key again, without quotes"
+        return None, False, why
     return Secret(text), text != value, ""
 
 
@@ -243,20 +245,19 @@ _BASE_URL = re.compile(
 
 def _base_url(value: object) -> str:
     right = "give https://host[:port][/prefix], or http:// to loopback"
-    if not isinstance(value, str):
-        _refuse("base_url", value, right)
-    if "@" in value:
+    text = value.strip() if isinstance(value, str) else ""
+    if "@" in text:
         _refuse("base_url", None, f"holds credentials; {right}")
-    if not _BASE_URL.fullmatch(value.strip()):
+    if not _BASE_URL.fullmatch(text):
         _refuse("base_url", value, right)
     try:
-        parts = urlsplit(value.strip())
+        parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError as error:
         _refuse("base_url", value, f"{error}; {right}")
     if not host or port == 0 or any(part in (".", "..") for part in parts.path.split("/")):
         _refuse("base_url", value, right)
-    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+    if parts.scheme == "http" and not is_loopback(host):
         _refuse("base_url", value, f"the key would travel in the clear; {right}")
     netloc = f"[{host}]" if ":" in host else host
     if port is not None and port != {"https": 443, "http": 80}[parts.scheme]:
@@ -279,15 +280,13 @@ def is_loopback(host: str) -> bool:
 def _admitted(value: object) -> tuple[bool, bool]:
     """Whether v1, and whether v2, may be used."""
     right = 'give "auto", "v1", "v2", or a specifier such as ">=2"'
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value.strip(" ,"):
         _refuse("api_version", value, right)
     known = {"auto": (True, True), "v1": (True, False), "v2": (False, True)}.get(value)
     if known is not None:
         return known
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    if not value.strip(" ,"):
-        _refuse("api_version", value, right)
     try:
         admits = SpecifierSet(value)
     except InvalidSpecifier:
@@ -316,31 +315,25 @@ def _choice(name: str, value: object, choices: tuple[str, ...]) -> str:
     return str(value)
 
 
-def _number(name: str, value: object, right: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        _refuse(name, value, right)
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        _refuse(name, value, right)
-    if not math.isfinite(number):
-        _refuse(name, value, right)
-    return number
+def _number(value: object) -> float:
+    """The number that is meant, or NaN, which is in no range."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            return float(value)
+    return math.nan
 
 
-def _seconds(value: object) -> float:
-    right = "give seconds, more than 0 and at most 86400"
-    number = _number("timeout", value, right)
+def _timeout(value: object) -> float:
+    number = _number(value)
     if not 0 < number <= 86_400:
-        _refuse("timeout", value, right)
+        _refuse("timeout", value, "give seconds, more than 0 and at most 86400")
     return number
 
 
-def _count(value: object) -> int:
-    right = "give a whole number from 1 to 100"
-    number = _number("max_attempts", value, right)
-    if not 1 <= number <= 100 or number != int(number):
-        _refuse("max_attempts", value, right)
+def _max_attempts(value: object) -> int:
+    number = _number(value)
+    if not (1 <= number <= 100 and number.is_integer()):
+        _refuse("max_attempts", value, "give a whole number from 1 to 100")
     return int(number)
 
 
@@ -348,6 +341,9 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         _refuse(name, value, "give a str")
     return value
+
+
+_ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
 
 
 def _rollout(value: object) -> Rollout:
@@ -376,16 +372,10 @@ def _schedule(value: object, pairs: list[tuple[Any, Any]]) -> Rollout:
     return Rollout(tuple(sorted(steps.items())))
 
 
-_ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
-
-
 def _share(value: object, share: object) -> float:
     if isinstance(share, str):
         share = share.strip().removesuffix("%")
-    try:
-        number = _number("v2_rollout", share, _ROLLOUT_RIGHT)
-    except ConfigurationError:
-        _refuse("v2_rollout", value, _ROLLOUT_RIGHT)
+    number = _number(share)
     if not 0 <= number <= 100:
         _refuse("v2_rollout", value, _ROLLOUT_RIGHT)
     return number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from .errors import ApiVersionRetiredError
@@ -42,27 +42,23 @@ def timeline(settings: Settings, start: datetime) -> list[Period]:
 
 
 def _period(settings: Settings, moment: datetime) -> Period:
-    # What a flag will say is nobody's to know; it stands aside, and is named beside the shares.
-    plain = replace(settings, v2_flag=None)
-    found: Counter[Route | None] = Counter(_route(plain, job, moment) for job in SAMPLE)
+    found: Counter[Route | None] = Counter()
+    flag = False
+    for process_id in SAMPLE:
+        steps = decide(settings, process_id, moment, v1_gone=False)
+        try:
+            next(steps)
+            # What a flag will say is nobody's to know: it is named, and has no opinion.
+            flag = True
+            steps.send(None)
+        except StopIteration as decided:
+            found[decided.value] += 1
+        except ApiVersionRetiredError:
+            found[None] += 1
     return Period(
         moment,
         phase(moment, settings.v1_sunset),
         settings.v2_rollout.share(moment),
-        settings.v2_flag is not None
-        and settings.admits_v1
-        and settings.admits_v2
-        and moment < settings.v1_sunset,
+        flag,
         {route: count * 100 / len(SAMPLE) for route, count in found.most_common()},
     )
-
-
-def _route(settings: Settings, process_id: int, moment: datetime) -> Route | None:
-    try:
-        next(decide(settings, process_id, moment, v1_gone=False))
-    except StopIteration as decided:
-        route: Route = decided.value
-        return route
-    except ApiVersionRetiredError:
-        return None
-    raise AssertionError("without a flag nothing is asked")
