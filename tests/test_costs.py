@@ -29,6 +29,7 @@ from tests.support import AFTER, BEFORE, FakeTime
 REPOSITORY = Path(__file__).resolve().parent.parent
 HEAVY = {"asyncio", "httpx", "httpcore", "ssl", "socket", "_socket", "dateutil", "email", "rich"}
 HEAVY |= {"importlib.metadata", "http.client", "urllib.request", "pydantic", "fastapi", "uvicorn"}
+HEAVY |= {"random"}  # some milliseconds, for the jitter of waits
 
 
 @pytest.fixture

@@ -58,7 +58,6 @@ def test_requests_are_the_published_ones() -> None:
     assert WIRES[V1].status(JOB) == Request("POST", "/v1/batch-process-email-status", body)
     assert WIRES[V2].cancel(JOB) == Request("POST", "/v2/jobs/42/cancel", b"")
     assert WIRES[V2].status(JOB) == Request("GET", "/v2/jobs/42", b"")
-    assert [(version, wire.version) for version, wire in WIRES.items()] == [(V1, V1), (V2, V2)]
 
 
 @given(st.integers(1, 2**63 - 1))

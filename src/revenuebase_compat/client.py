@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
-import random as _random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from datetime import datetime, timezone
@@ -40,6 +39,12 @@ _gone: dict[str, float] = {}
 
 def _utc_now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def _chance() -> float:
+    import random  # few calls wait, and httpx brings it along
+
+    return random.random()  # noqa: S311 (jitter)
 
 
 class _Base:
@@ -136,7 +141,7 @@ class Client(_Base):
         clock: Callable[[], datetime] = _utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
-        random: Callable[[], float] = _random.random,
+        random: Callable[[], float] = _chance,
     ) -> None:
         super().__init__(settings, clock, monotonic, random)
         _check_http_client(http_client, asynchronous=False)
@@ -233,7 +238,7 @@ class AsyncClient(_Base):
         clock: Callable[[], datetime] = _utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] | None = None,
-        random: Callable[[], float] = _random.random,
+        random: Callable[[], float] = _chance,
     ) -> None:
         super().__init__(settings, clock, monotonic, random)
         _check_http_client(http_client, asynchronous=True)

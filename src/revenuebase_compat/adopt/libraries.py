@@ -59,26 +59,26 @@ class Httpcore(Call):
         seen, self._stream = await read_ahead(stream, asynchronous=self.asynchronous)
         return seen
 
-    def _like(self, **changes: Any) -> Any:
+    def _like(self, method: bytes, url: Any, headers: Headers, content: Any) -> Any:
         """A request like the caller's, which is left as it was."""
         request = self._given[0]
         # "target" would overrule the URL, which holds it already.
         extensions = {key: item for key, item in request.extensions.items() if key != "target"}
-        same = {"method": request.method, "url": request.url, "headers": request.headers}
-        return type(request)(**{**same, "extensions": extensions, **changes})
+        like = type(request)(method, url, content=content, extensions=extensions)
+        like.headers = headers  # set, as given they would be looked at one by one again
+        return like
 
     async def send(self, moved: Request | None) -> Any:
         """The moved request, or the caller's own where it is ``None``."""
-        if moved is None:
-            return await self._send(self._like(content=self._stream))
         request, url = self._given[0], self._given[0].url
+        if moved is None:
+            same = self._like(request.method, url, [*request.headers], self._stream)
+            return await self._send(same)
         target = up_target(self._base_url, url.target.decode("latin-1"), moved)
         parts = {"scheme": url.scheme, "host": url.host, "port": url.port}
         url = type(url)(**parts, target=target.encode("latin-1"))
         headers = up_headers(request.headers, moved)
-        return await self._send(
-            self._like(method=moved.method.encode(), url=url, headers=headers, content=b"")
-        )
+        return await self._send(self._like(moved.method.encode(), url, headers, b""))
 
     def headers_of(self, response: Any) -> Headers:
         """Of an answer."""
@@ -327,6 +327,8 @@ async def read_ahead(body: Any, *, asynchronous: bool) -> tuple[bytes, Replay]:
 
 def as_bytes(text: Any) -> bytes:
     """A text as it is sent."""
+    if isinstance(text, str):
+        return text.encode()
     return bytes(text) if isinstance(text, bytes | bytearray | memoryview) else str(text).encode()
 
 

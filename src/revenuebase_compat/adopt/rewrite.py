@@ -46,6 +46,8 @@ class Endpoint(Enum):
     OTHER = "/v1/"
 
 
+_MOVED = {("POST", one.value): one for one in (Endpoint.CANCEL, Endpoint.STATUS)}
+
 #: Which call of v2 took the place of which call of v1 (contract/CONTRACT.md: the vendor's SDK).
 SUCCESSORS = {
     ("GET", "/v1/credits"): "GET /v2/account/balance",
@@ -97,6 +99,7 @@ def _origin(base_url: str) -> tuple[str, str, int, str]:
     return scheme, host.rstrip("."), parts.port or _PORTS[scheme], unquote(parts.path.rstrip("/"))
 
 
+@lru_cache(maxsize=16)
 def recognise(
     base_url: str, method: str, scheme: str, host: str, port: int | None, target: str
 ) -> Endpoint | None:
@@ -120,11 +123,7 @@ def recognise(
     path = v1_path(base_url, target)
     if path is None:
         return None
-    if method == "POST" and path == Endpoint.CANCEL.value:
-        return Endpoint.CANCEL
-    if method == "POST" and path == Endpoint.STATUS.value:
-        return Endpoint.STATUS
-    return Endpoint.OTHER
+    return _MOVED.get((method, path), Endpoint.OTHER)
 
 
 def v1_path(base_url: str, target: str) -> str | None:

@@ -25,11 +25,12 @@ RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 #: A hint to wait longer than this is nonsense: the longest published window is a day.
 LONGEST_HINT = timedelta(days=31).total_seconds()
 
-_CODE = re.compile(r"(?=.{1,64}$)[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*")
-_ALREADY = re.compile(r"\balready (been |being )?cancell?(ed|ing)\b", re.IGNORECASE)
-_NOT = re.compile(
-    r"\b(not|non|un)[ -]?cancell?able|\b(cannot|can not|can.t|can no longer) be cancell?ed\b",
-    re.IGNORECASE,
+# Compiled on first use, as most processes never see a 400.
+_CODE = r"(?=.{1,64}$)[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
+_ALREADY = r"(?i)\balready (been |being )?cancell?(ed|ing)\b"
+_NOT = (
+    r"(?i)\b(not|non|un)[ -]?cancell?able|"
+    r"\b(cannot|can not|can.t|can no longer) be cancell?ed\b"
 )
 _SPELLINGS = {
     "already_cancelled": ALREADY_CANCELLED,
@@ -154,13 +155,13 @@ def complaint(response: Response) -> Complaint:
         empty = not text and not response.problem
         return Complaint(None, "" if empty else readable(text) or f"the body {data.why}", [])
     texts = list(_texts(data))
-    codes = [text for _, text in texts if _CODE.fullmatch(text)]
+    codes = [text for _, text in texts if re.fullmatch(_CODE, text)]
     spelled = [code.lower().replace("-", "_") for code in codes]
     known = {_SPELLINGS[code] for code in spelled if code in _SPELLINGS}
     if not known:
         prose = [text for _, text in texts]
-        known = {ALREADY_CANCELLED} if any(map(_ALREADY.search, prose)) else set()
-        known |= {NOT_CANCELLABLE} if any(map(_NOT.search, prose)) else set()
+        known = {ALREADY_CANCELLED} if any(re.search(_ALREADY, text) for text in prose) else set()
+        known |= {NOT_CANCELLABLE} if any(re.search(_NOT, text) for text in prose) else set()
     own = [text for name, text in texts if name in ("code", "error", "type") and text in codes]
     code = next(iter(known or own), None) if len(known) < 2 else None
     detail = data.get("detail") if isinstance(data, dict) else None

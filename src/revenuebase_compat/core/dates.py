@@ -5,23 +5,22 @@ from __future__ import annotations
 import re
 from datetime import date, datetime, timezone
 
-# dateutil is imported where it is needed: it costs half of httpx's import, and the default
-# settings need no parsing at all.
+# dateutil is imported, and patterns are compiled, where they are needed: the one costs half of
+# httpx's import, and the default settings need no parsing at all.
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # RFC 9110, 5.6.7: IMF-fixdate, the only form of an HTTP-date that may still be sent.
-_HTTP_DATE = re.compile(
+_HTTP_DATE = (
     rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (\d\d) ({'|'.join(_MONTHS)}) (\d{{4}})"
-    r" (\d\d):(\d\d):(\d\d) GMT",
-    re.ASCII,
+    r" (\d\d):(\d\d):(\d\d) GMT"
 )
 # A full date first: isoparse alone would also take a year or a month for its first day.
-_ISO = re.compile(r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?", re.ASCII | re.DOTALL)
+_ISO = r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?"
 
 
 def parse_http_date(text: str) -> datetime | None:
     """An HTTP-date (RFC 9110, 5.6.7) as an aware time, or ``None`` for anything else."""
-    found = _HTTP_DATE.fullmatch(text)
+    found = re.fullmatch(_HTTP_DATE, text, re.ASCII)
     if found is None:
         return None
     # Not by dateutil, to which GMT is the machine's own zone where that one is named so.
@@ -56,7 +55,7 @@ def _parse_text(text: str) -> datetime:
     found = parse_http_date(text)
     if found is not None:
         return found
-    if not _ISO.fullmatch(text):
+    if not re.fullmatch(_ISO, text, re.ASCII | re.DOTALL):
         raise ValueError("not a date")
     from dateutil.parser import isoparse
 

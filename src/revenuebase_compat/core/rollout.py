@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 
 def bucket(salt: str, process_id: int) -> float:
@@ -17,8 +17,7 @@ def bucket(salt: str, process_id: int) -> float:
     return int.from_bytes(digest, "big") * 100 / 2**48
 
 
-@dataclass(frozen=True, slots=True)
-class Rollout:
+class Rollout(NamedTuple):
     """A share in percent, or a schedule of shares; before its first step the share is 0."""
 
     steps: tuple[tuple[datetime | None, float], ...] = ((None, 0.0),)

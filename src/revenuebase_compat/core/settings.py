@@ -238,9 +238,7 @@ def _guard_key(value: object) -> tuple[Secret | None, bool, str]:
     return Secret(text), text != value, ""
 
 
-_BASE_URL = re.compile(
-    r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[a-z0-9._~/-]*)?", re.IGNORECASE
-)
+_BASE_URL = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[a-z0-9._~/-]*)?"
 
 
 def _base_url(value: object) -> str:
@@ -248,7 +246,7 @@ def _base_url(value: object) -> str:
     text = value.strip() if isinstance(value, str) else ""
     if "@" in text:
         _refuse("base_url", None, f"holds credentials; {right}")
-    if not _BASE_URL.fullmatch(text):
+    if not re.fullmatch(_BASE_URL, text, re.IGNORECASE):
         _refuse("base_url", value, right)
     try:
         parts = urlsplit(text)

@@ -5,9 +5,9 @@ A new version, or a new date, is an edit to this file and to ``wire``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
+from typing import NamedTuple
 
 from packaging.version import Version
 
@@ -15,8 +15,7 @@ V1 = Version("1")
 V2 = Version("2")
 
 
-@dataclass(frozen=True, slots=True)
-class Lifecycle:
+class Lifecycle(NamedTuple):
     """What is published about the life of one version (contract/CONTRACT.md)."""
 
     sunset: datetime | None

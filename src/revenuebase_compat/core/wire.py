@@ -24,8 +24,6 @@ from .result import PROCESS_ID_LIMIT, Job
 from .versions import V1, V2
 
 if TYPE_CHECKING:
-    from packaging.version import Version
-
     from .settings import Secret
 
 #: No published answer comes near it; more is not read (bytes, before and after decompression).
@@ -119,7 +117,6 @@ class Unusable(NamedTuple):
 class Wire(NamedTuple):
     """How one version says it."""
 
-    version: Version
     cancel: Callable[[int], Request]
     status: Callable[[int], Request]
 
@@ -130,12 +127,10 @@ def _v1_body(process_id: int) -> bytes:
 
 WIRES = {
     V1: Wire(
-        V1,
         lambda process_id: Request("POST", "/v1/cancel-process", _v1_body(process_id)),
         lambda process_id: Request("POST", "/v1/batch-process-email-status", _v1_body(process_id)),
     ),
     V2: Wire(
-        V2,
         lambda process_id: Request("POST", f"/v2/jobs/{process_id}/cancel"),
         lambda process_id: Request("GET", f"/v2/jobs/{process_id}"),
     ),
