@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import inspect
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from datetime import datetime, timezone
@@ -71,7 +70,7 @@ class _Base:
         if settings.stripped_key:
             notices.log(
                 "stripped",
-                logging.WARNING,
+                "warning",
                 "api_key (REVENUEBASE_API_KEY) was given with white space around it, which was "
                 "stripped: without that, every call would answer 401",
                 time.monotonic(),
@@ -95,7 +94,7 @@ class _Base:
         except Exception as error:
             notices.log(
                 ("on_event", type(error)),
-                logging.WARNING,
+                "warning",
                 f"on_event failed ({type(error).__name__}: {error}); the call was not touched",
                 time.monotonic(),
             )

@@ -11,7 +11,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Callable
-from logging import BASIC_FORMAT, Formatter
+from logging import BASIC_FORMAT, Formatter, getLogger
 from logging.handlers import BufferingHandler
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from .client import Client
 from .core.dates import parse_date
 from .core.errors import CancelError
 from .core.settings import Settings
-from .notices import ApiDeprecationWarning, logger
+from .notices import ApiDeprecationWarning
 from .progress import printer
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ class Story:
         """Tell it; returns whether everything came out as told."""
         self._say(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold")
         self._row("you call", "the sandbox sees", "answers", "you get")
-        logger.addHandler(self._notices)
+        getLogger("revenuebase_compat").addHandler(self._notices)
         try:
             self._chapters()
         finally:
-            logger.removeHandler(self._notices)
+            getLogger("revenuebase_compat").removeHandler(self._notices)
         end = "everything" if self._as_told else "NOT everything"
         self._say(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold")
         return self._as_told

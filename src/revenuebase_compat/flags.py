@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import logging
 import time
 from collections.abc import Awaitable
 from functools import cache
@@ -78,7 +77,7 @@ def _checked(flag: Flag, opinion: object) -> bool | None:
 def _no_opinion(flag: Flag, error: Exception) -> bool | None:
     log(
         ("flag", type(error)),
-        logging.WARNING,
+        "warning",
         f"v2_flag {getattr(flag, '__qualname__', type(flag).__qualname__)} gave no opinion "
         f"({type(error).__name__}: {error}); the rollout's share decides",
         time.monotonic(),

@@ -8,7 +8,6 @@ still sees what is WARNING or worse on stderr.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -16,12 +15,12 @@ import time
 import warnings
 from datetime import datetime
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from .core.events import Notice, NoticeKind
 from .core.versions import LIFECYCLES, V1, V2, Phase, phase
 
-logger = logging.getLogger("revenuebase_compat")
+Level = Literal["info", "warning", "error"]
 
 #: Seconds in which the same notice is logged once.
 INTERVAL = 3600.0
@@ -91,19 +90,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def log(key: object, level: int, message: str, at: float, **extra: Any) -> None:
+def log(key: object, level: Level, message: str, at: float, **extra: Any) -> None:
     """Log, unless the same key was logged within the last hour; ``at`` is monotonic."""
     left_out = _said.omitted(key, at)
     if left_out is None:
         return
     if left_out:
         message += f" ({left_out} like this were left out since it was last said)"
-    logger.log(level, "%s", message, extra={**extra, "left_out": left_out})
+    import logging  # with no notice, a tenth of what importing cancel_job costs
+
+    say = getattr(logging.getLogger(_PACKAGE), level)
+    say("%s", message, extra={**extra, "left_out": left_out})
 
 
 def log_untouched(successor: str | None, stage: Phase, words: str) -> None:
     """Log that somebody's v1 request, which has no place here, passes as it is."""
-    level = logging.INFO if stage is Phase.DEPRECATED else logging.WARNING
+    level: Level = "info" if stage is Phase.DEPRECATED else "warning"
     log(("untouched", successor), level, words, time.monotonic(), successor=successor)
 
 
@@ -145,18 +147,16 @@ def tell(notice: Notice, site: Site | None = None) -> None:
         )
 
 
-def _level(kind: NoticeKind, stage: Phase) -> int:
+def _level(kind: NoticeKind, stage: Phase) -> Level:
     if kind is NoticeKind.FAILED:
-        return logging.ERROR
+        return "error"
     if kind in (NoticeKind.MIGRATED, NoticeKind.V1_GONE):
-        return logging.WARNING
+        return "warning"
     if kind is NoticeKind.ANNOUNCED:
-        return logging.INFO if stage is Phase.DEPRECATED else logging.WARNING
-    return {
-        Phase.DEPRECATED: logging.INFO,
-        Phase.SUNSETTING: logging.WARNING,
-        Phase.RETIRED: logging.ERROR,
-    }[stage]
+        return "info" if stage is Phase.DEPRECATED else "warning"
+    if stage is Phase.RETIRED:
+        return "error"
+    return "info" if stage is Phase.DEPRECATED else "warning"
 
 
 def _words(notice: Notice, sunset: datetime, stage: Phase) -> str:

@@ -292,6 +292,9 @@ FIRST_CALL = {
     "import httpx; context = httpx.create_ssl_context()\n"
     "client = Client(Settings('rb_test_benchmark', base_url='{url}'))\n"
     "client.cancel_job({job})",
+    "ours: first call, no TLS context": "from revenuebase_compat import Client, Settings\n"
+    "client = Client(Settings('rb_test_benchmark', base_url='{url}'))\n"
+    "client.cancel_job({job})",
     "revenuebase-sdk 0.3.0: first call": "from revenuebase_sdk import RevenuebaseClient\n"
     "client = RevenuebaseClient(api_key='rb_test_benchmark', base_url='{url}')\n"
     "client.jobs.cancel(process_id={job})",
@@ -338,6 +341,8 @@ def cold(here: Machine, report: Report, rounds: int, quick: bool) -> None:
     first = ("ours: first call", "httpx: first call")
     wall, cpu = (_share(over, *first, what) for what in ("wall", "cpu"))
     report.at_most("import, client and first call, wall", 1.05, wall, note=f" (CPU: {cpu:.2f})")
+    wall = _share(over, "ours: first call, no TLS context", first[1], "wall")
+    report.at_most("the same on plain http, for which ours makes no TLS context", 1.05, wall)
     report.at_most("memory after import, client and first call", 1.10, _share(over, *first, "rss"))
 
 

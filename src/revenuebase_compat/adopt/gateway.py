@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import math
 import signal
 import socket
@@ -186,7 +185,7 @@ class Gateway:
             if started:
                 # A connection that breaks is all that tells the client that this is not the end.
                 message = f"an answer of the gateway's upstream breaks off: {type(error).__name__}"
-                notices.log(("cut", type(error)), logging.WARNING, message, time.monotonic())
+                notices.log(("cut", type(error)), "warning", message, time.monotonic())
                 return
             what = lost(error, self.settings.timeout)
             why = f"no answer from {self.settings.base_url}: {answers.readable(what.reason)}"
@@ -212,7 +211,7 @@ class Gateway:
                 return await self._move(endpoint, process_id, incoming, start, opened)
             content = _chain(start, rest) if rest else start
             words = rewrite.no_job(endpoint)
-            notices.log(("gateway", "no job"), logging.WARNING, words, time.monotonic())
+            notices.log(("gateway", "no job"), "warning", words, time.monotonic())
         elif endpoint is Endpoint.OTHER:
             self._untouched(incoming)
         response = await self._send(incoming, content, opened)

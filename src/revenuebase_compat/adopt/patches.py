@@ -18,7 +18,6 @@ sent as it was; once one was sent to v2, v1 never sees it.
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -134,7 +133,7 @@ class _Adopter:
         self.warn((so, type(error)), f"{so}, after {type(error).__name__}{words}")
 
     def warn(self, key: object, message: str) -> None:
-        notices.log(("adopt", key), logging.WARNING, message, time.monotonic())
+        notices.log(("adopt", key), "warning", message, time.monotonic())
 
     def gone(self, what: str) -> None:
         """In a rehearsal, nothing may be left to v1."""

@@ -7,7 +7,6 @@ again, forwarded to ``client.jobs``; any other name there says what its successo
 
 from __future__ import annotations
 
-import logging
 import time
 import warnings
 from types import ModuleType
@@ -92,7 +91,7 @@ class _Resource:
             f"{self._name} is gone from revenuebase-sdk {self._installed}: {name}() is forwarded "
             f"to client.jobs.{successor}(), which is what to call instead"
         )
-        notices.log(("sdk_names", self._name, name), logging.WARNING, message, time.monotonic())
+        notices.log(("sdk_names", self._name, name), "warning", message, time.monotonic())
         warnings.warn(message, notices.ApiDeprecationWarning, stacklevel=3)
         return getattr(self._client.jobs, successor)(process_id=process_id)
 
