@@ -117,7 +117,10 @@ def test_on_a_terminal(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, rich: bool, no_color: str
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("NO_COLOR", no_color)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    else:
+        monkeypatch.delenv("NO_COLOR", raising=False)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     if not rich:

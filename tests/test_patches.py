@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
@@ -882,6 +883,10 @@ def test_http_client_over_one_connection(server: FaultServer) -> None:
         connection.request("GET", "/v2/jobs/42", headers=JSON)
         assert json.loads(connection.getresponse().read())["current_status"] == "CANCELLING"
         assert "getresponse" not in vars(connection)
+    for _ in range(500):  # the one that nobody fetched may be read last
+        if len(server.seen) == 4:
+            break
+        time.sleep(0.01)
     assert [request.version for request in server.seen] == ["v1", "v2", "v2", "v2"]
 
 
@@ -1349,3 +1354,71 @@ def test_pytest_httpx_is_undisturbed(httpx_mock: Any) -> None:
     adopt.install(Settings(**GONE), strict=True)
     assert httpx.post(url, json={"process_id": 42}).json() == {"mocked": True}
     assert json.loads(httpx_mock.get_request().content) == {"process_id": 42}
+
+
+# What an operator hears.
+
+
+@pytest.mark.parametrize("library", ["httpx", "requests", "http.client"])
+def test_a_moved_request_is_told_once(
+    library: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    adopt.install(Settings(base_url=server.base_url))
+    caplog.set_level(logging.INFO, "revenuebase_compat")
+    for _ in range(3):
+        post_by(library, server.base_url + CANCEL)
+    assert [request.path for request in server.seen] == ["/v2/jobs/42/cancel"] * 3
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        (
+            "INFO",
+            "this program's POST /v1/cancel-process is sent as POST /v2/jobs/{process_id}/cancel",
+        )
+    ]
+
+
+@pytest.mark.parametrize("library", ["httpx", "requests", "http.client", "aiohttp"])
+def test_a_cancel_that_goes_elsewhere_is_told_once(
+    library: str, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    adopt.install(Settings(), strict=True)
+    for path in (CANCEL, "/v1/credits", CANCEL):
+        post_by(library, server.base_url + path)
+    assert [request.path for request in server.seen] == [CANCEL, "/v1/credits", CANCEL]
+    [record] = [record for record in caplog.records if record.name == "revenuebase_compat"]
+    assert (record.levelname, record.message) == (
+        "WARNING",
+        f"POST /v1/cancel-process to {server.base_url} passes as it is, as base_url is "
+        "https://api.revenuebase.ai: to move it, set REVENUEBASE_BASE_URL to the one that the "
+        "program uses",
+    )
+
+
+def post_by(library: str, url: str) -> None:
+    body = b'{"process_id": 42}'
+    if library == "httpx":
+        httpx.post(url, content=body, headers=JSON)
+    elif library == "requests":
+        requests.post(url, data=body, headers=JSON, timeout=10)
+    elif library == "http.client":
+        parts = urlsplit(url)
+        with closing(http.client.HTTPConnection(parts.netloc)) as connection:
+            connection.request("POST", parts.path, body, JSON)
+            connection.getresponse().read()
+    else:
+        asyncio.run(post_by_aiohttp(url, body))
+
+
+async def post_by_aiohttp(url: str, body: bytes) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with session.post(url, data=body, headers=JSON) as answer:
+            await answer.read()
+
+
+def test_our_own_client_is_nobody_elses(
+    server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    adopt.install(Settings(), strict=True)
+    with Client(Settings(KEY, base_url=server.base_url, api_version="v1", **ALIVE)) as client:
+        with pytest.warns(ApiDeprecationWarning):
+            client.cancel_job(42)
+    assert not [record for record in caplog.records if "passes as it is" in record.message]

@@ -117,27 +117,27 @@ class AsyncHttpcore(Httpcore):
 
 
 class Urllib3(Call):
-    """urllib3, 1.26 and 2; given are method, URL, body, headers, and what came by position."""
+    """urllib3, 1.26 and 2; given are the method and the URL."""
 
     def headers(self) -> Headers:
         return pairs(self._theirs())
 
     def _theirs(self) -> Any:
-        return self._owner.headers if self._given[3] is None else self._given[3]
+        given = self._options["headers"]
+        return self._owner.headers if given is None else given
 
     async def peek(self) -> bytes:
-        seen, self._given[2] = await peek(self._given[2])
+        seen, self._options["body"] = await peek(self._options["body"])
         return seen
 
     async def send(self, moved: Request | None) -> Any:
         if moved is None:
             return await self._send(*self._given, **self._options)
-        _, url, _, _, *rest = self._given
+        url = self._given[1]
         target = up_target(self._base_url, url, moved)
-        # By position, chunked and body_pos would be the seventh and the eighth of the rest.
-        options = {**self._options, "chunked": False, "body_pos": None}
-        headers = kept(self._theirs())
-        response = await self._send(moved.method, target, None, headers, *rest[:6], **options)
+        about_body = {"body": None, "headers": kept(self._theirs())}
+        options = {**self._options, **about_body, "chunked": False, "body_pos": None}
+        response = await self._send(moved.method, target, **options)
         if getattr(response, "_request_url", None) == target:
             response._request_url = url
         return response
@@ -177,14 +177,14 @@ class HttpClient(Urllib3):
     """http.client, where the answer is fetched by a call of its own."""
 
     def _theirs(self) -> Any:
-        return self._given[3]
+        return self._options["headers"]
 
     async def send(self, moved: Request | None) -> Any:
         if moved is None:
             await self._send(*self._given, **self._options)
         else:
             target = up_target(self._base_url, self._given[1], moved)
-            await self._send(moved.method, target, None, kept(self._theirs()))
+            await self._send(moved.method, target, headers=kept(self._theirs()))
         return await fetched()
 
     async def close(self, response: Any) -> None:
@@ -244,6 +244,7 @@ class Aiohttp(Call):
         # The session would add its own headers once more: a copy of it, without what we dropped.
         session, self._owner = self._owner, copy.copy(self._owner)
         self._owner._default_headers = kept(session._default_headers)
+        self._owner._base_url = None  # beside which older ones take no absolute URL
         try:
             response = await self._send(moved.method, url.join(target), **options)
         finally:

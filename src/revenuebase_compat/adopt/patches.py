@@ -52,6 +52,9 @@ _PLUMBING = frozenset(
     | {"threading", "contextlib", "opentelemetry", "wrapt"}
 )
 
+_CANCEL = Endpoint.CANCEL.value
+_RAW_CANCEL = _CANCEL.encode()
+
 _adopter: _Adopter | None = None
 _applied: list[tuple[Any, str, Any, Any]] = []
 
@@ -114,13 +117,18 @@ class _Adopter:
     ) -> Endpoint | None:
         """The endpoint to decide on; ``None`` for what passes as it is."""
         try:
-            if (self.host not in host.lower() and target[:1] == "/") or busy.get():
+            other = self.host not in host.lower() and target[:1] == "/"
+            if (other and target != _CANCEL) or busy.get():
                 return None
             base_url = self.settings.base_url
             found = rewrite.recognise(base_url, method, scheme, host, port, target)
-            if found is not Endpoint.OTHER:
+            if found is Endpoint.OTHER:
+                self.untouched(method, rewrite.v1_path(base_url, target) or "")
+            elif found is not None:
                 return found
-            self.untouched(method, rewrite.v1_path(base_url, target) or "")
+            elif target == _CANCEL:
+                where = f"{scheme}://{host}" + (f":{port}" if port else "")
+                self.warn("elsewhere", rewrite.elsewhere(where, base_url))
         except Exception as error:
             self.give_up(error)
         return None
@@ -151,6 +159,9 @@ class _Adopter:
 async def _adopt(adopter: _Adopter, endpoint: Endpoint, call: Any) -> Any:
     """One recognised request, from its body to the answer that its caller sees."""
     steps, moved = await _decide(adopter, endpoint, call, await call.peek())
+    if moved is not None:
+        words = rewrite.MOVED[endpoint]
+        notices.log(("adopt", words), "info", words, time.monotonic())
     while True:
         try:
             response = await call.send(moved)
@@ -232,15 +243,24 @@ def _httpcore_async(original: Any) -> Any:
 
 def _recognised(kind: type[Httpcore], original: Any, pool: Any, request: Any) -> Any:
     adopter, url = _adopter, request.url
-    if adopter is None or adopter.raw_host not in url.host.lower():
+    # What our own clients send was decided on by them.
+    if adopter is None or "revenuebase_compat" in request.extensions:
+        return None
+    if adopter.raw_host not in url.host.lower() and url.target != _RAW_CANCEL:
         return None
     parts = (request.method, url.scheme, url.host, url.target)
     method, scheme, host, target = [part.decode("latin-1") for part in parts]
     endpoint = adopter.endpoint(method, scheme, host, url.port, target)
-    # What our own clients send was decided on by them.
-    if endpoint is None or "revenuebase_compat" in request.extensions:
+    if endpoint is None:
         return None
     return _adopt(adopter, endpoint, kind(adopter.settings.base_url, original, pool, [request], {}))
+
+
+#: What urlopen() of urllib3, 1.26 and 2, takes after the headers.
+_MORE = (
+    *("retries", "redirect", "assert_same_host", "timeout", "pool_timeout"),
+    *("release_conn", "chunked", "body_pos", "preload_content", "decode_content"),
+)
 
 
 def _urllib3(original: Any) -> Any:
@@ -253,13 +273,16 @@ def _urllib3(original: Any) -> Any:
         *args: Any,
         **kw: Any,
     ) -> Any:
-        adopter, given = _adopter, [method, url, body, headers, *args]
+        adopter = _adopter
+        # By name, as some of the tools beneath us overlook what comes by position.
+        more = dict(zip(_MORE, args, strict=False))
+        options = {"body": body, "headers": headers, **more, **kw}
         if adopter is not None:
             endpoint = adopter.endpoint(method, self.scheme, self.host, self.port, url)
             if endpoint is not None:
-                call = Urllib3(adopter.settings.base_url, original, self, given, kw)
+                call = Urllib3(adopter.settings.base_url, original, self, [method, url], options)
                 return _now(_adopt(adopter, endpoint, call))
-        return original(self, *given, **kw)
+        return original(self, method, url, **options)
 
     return urlopen
 
@@ -274,8 +297,8 @@ def _http_client(original: Any) -> Any:
         *,
         encode_chunked: bool = False,
     ) -> None:
-        adopter, given = _adopter, [method, url, body, headers]
-        options = {"encode_chunked": encode_chunked}
+        adopter = _adopter
+        options = {"body": body, "headers": headers, "encode_chunked": encode_chunked}
         if hasattr(vars(self).get("getresponse"), _MARK):
             del self.getresponse  # of a request whose answer nobody fetched
         if adopter is not None:
@@ -285,13 +308,13 @@ def _http_client(original: Any) -> Any:
                 host, port = self._tunnel_host, self._tunnel_port
             endpoint = adopter.endpoint(method, scheme, host, port, url)
             if endpoint is not None:
-                call = HttpClient(adopter.settings.base_url, original, self, given, options)
+                call = HttpClient(adopter.settings.base_url, original, self, [method, url], options)
                 steps = _adopt(adopter, endpoint, call)
                 _now(steps)
                 self.getresponse = functools.partial(_fetch, self, steps)
                 setattr(self.getresponse, _MARK, True)
                 return
-        original(self, *given, **options)
+        original(self, method, url, **options)
 
     return request
 
@@ -313,7 +336,8 @@ def _fetch(connection: Any, steps: Any) -> Any:
 def _aiohttp(original: Any) -> Any:
     async def _request(self: Any, method: str, str_or_url: Any, **kw: Any) -> Any:
         adopter, url, endpoint = _adopter, None, None
-        if adopter and (self._base_url or adopter.host in str(str_or_url).lower()):
+        text = str(str_or_url).lower()
+        if adopter and (self._base_url or adopter.host in text or _CANCEL in text):
             with suppress(ValueError, TypeError):  # aiohttp says better that it is no URL
                 url = self._build_url(str_or_url)
         if adopter and url is not None and url.host:

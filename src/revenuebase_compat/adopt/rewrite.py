@@ -61,6 +61,12 @@ SUCCESSORS = {
     ("POST", "/v1/batch-download"): "GET /v2/jobs/{process_id}/download",
 }
 
+#: The words for a request that is moved.
+MOVED = {
+    one: f"this program's POST {one.value} is sent as {SUCCESSORS['POST', one.value]}"
+    for one in (Endpoint.CANCEL, Endpoint.STATUS)
+}
+
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -76,10 +82,11 @@ def untouched(settings: Settings, now: datetime, method: str, path: str) -> Unto
     """The words for such a request at ``now``, with the successor that the vendor published."""
     successor = SUCCESSORS.get((method, path.rstrip("/")))
     stage = phase(now, settings.v1_sunset)
+    call = f"{method} {path}" if successor else "a call that is not known here"
     words = (
         f"RevenueBase API v1 {'ended' if stage is Phase.RETIRED else 'ends'} on "
-        f"{settings.v1_sunset:%Y-%m-%d}, and {f'{method} {path}' if successor else 'another call'} "
-        "of it passes untouched" + (f": its successor is {successor}" if successor else "")
+        f"{settings.v1_sunset:%Y-%m-%d}, and {call} passes untouched"
+        + (f": its successor is {successor}" if successor else "")
     )
     return Untouched(successor, stage, words)
 
@@ -89,6 +96,14 @@ def no_job(endpoint: Endpoint) -> str:
     return (
         f"a request to POST {endpoint.value} names no job as API v2 would have it: it is sent to "
         "v1 as it is, and answered there"
+    )
+
+
+def elsewhere(url: str, base_url: str) -> str:
+    """The words for a cancel request to another host than the API's."""
+    return (
+        f"POST {Endpoint.CANCEL.value} to {url} passes as it is, as base_url is {base_url}: to "
+        "move it, set REVENUEBASE_BASE_URL to the one that the program uses"
     )
 
 
