@@ -355,7 +355,8 @@ def test_resume_repeats_nothing_that_is_done_and_tells_all(
     assert [line.split()[0] for line in out[1:]] == ["1", "4", "2", "3"]
     assert err == [
         "4/4 job 4 cancelled",
-        "4 jobs in 0:00: 2 cancelled, 1 NotCancellableError, 1 JobNotFoundError",
+        "4 jobs in 0:00: 2 cancelled, 1 NotCancellableError, 1 JobNotFoundError "
+        "(3 by an earlier run)",
     ]
     code, out, err = run(1, 2, 3, 4, "--resume", path, "--json")
     assert code == 1
@@ -384,7 +385,7 @@ def test_what_is_worth_another_try_is_repeated(
     assert sorted(server.applied) == [1, 2, 3, 4]
     # The cancel of the lost answers is no error of the one who sent it.
     assert out[3].split() == ["3", "cancelled", "before", "v2", "already_cancelled", "1"]
-    assert err[-1] == "4 jobs in 0:00: 4 cancelled"
+    assert err[-1] == "4 jobs in 0:00: 4 cancelled (1 by an earlier run)"
 
 
 def test_a_job_that_somebody_else_cancelled_is_an_error_all_the_same(

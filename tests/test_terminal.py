@@ -346,7 +346,7 @@ def test_ctrl_c_says_what_is_done_and_resume_goes_on(sandbox: Sandbox, tmp_path:
         lines = terminal.everything
         _, *rows = table(lines)
         assert [int(row[0]) for row in rows] == list(range(1, 121))
-        assert lines[-1].endswith(": 120 cancelled")
+        assert lines[-1].endswith(": 120 cancelled (60 by an earlier run)")
     # A new process learns from its first request that the limit is used up.
     assert Counter(one.status for one in sandbox.requests) == {200: 120, 429: 1}
 

@@ -56,6 +56,7 @@ class Display:
         self.stopping = False
         self._total = total
         self._counts = Counter(map(_name, before))
+        self._before = self._counts.total()
         self._quiet = quiet
         self._monotonic = monotonic
         self._began = self._resumes = self._seen = monotonic()
@@ -134,7 +135,8 @@ class Display:
         """What is done, what is not, and how to go on."""
         done, took = self._counts.total(), span(self._monotonic() - self._began)
         if done == self._total:
-            text = f"{done} jobs in {took}: {_listed(self._counts)}"
+            earlier = f" ({self._before} by an earlier run)" if self._before else ""
+            text = f"{done} jobs in {took}: {_listed(self._counts)}{earlier}"
             again = sum(not fate.final for fate in fates)
             return text + (f"\nworth another try: {again}, by the same command" if again else "")
         under_way = self._jobs.under_way
