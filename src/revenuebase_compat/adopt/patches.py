@@ -275,14 +275,15 @@ def _urllib3(original: Any) -> Any:
     ) -> Any:
         adopter = _adopter
         # By name, as some of the tools beneath us overlook what comes by position.
-        more = dict(zip(_MORE, args, strict=False))
-        options = {"body": body, "headers": headers, **more, **kw}
+        if args:
+            kw.update(zip(_MORE, args, strict=False))
         if adopter is not None:
             endpoint = adopter.endpoint(method, self.scheme, self.host, self.port, url)
             if endpoint is not None:
+                options = {"body": body, "headers": headers, **kw}
                 call = Urllib3(adopter.settings.base_url, original, self, [method, url], options)
                 return _now(_adopt(adopter, endpoint, call))
-        return original(self, method, url, **options)
+        return original(self, method, url, body=body, headers=headers, **kw)
 
     return urlopen
 

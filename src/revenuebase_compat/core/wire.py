@@ -66,18 +66,19 @@ class Response:
 
     def header(self, name: bytes) -> str | None:
         """The header of that (lower-case) name; several lines are one list (RFC 9110, 5.3)."""
-        found = [value.strip() for key, value in self.headers if key.lower() == name]
+        size = len(name)
+        found = [
+            value.strip() for key, value in self.headers if len(key) == size and key.lower() == name
+        ]
         return b", ".join(found).decode("latin-1") if found else None
 
     def without(self, secret: Secret) -> Response:
         """This answer, with a secret that it repeats taken out."""
-        body, headers = secret.hide(self.body), self.headers
-        values = b"\n".join([value for _, value in headers])
-        if secret.hide(values) is not values:
-            headers = [(name, secret.hide(value)) for name, value in headers]
-        elif body is self.body:
+        everything = b"\n".join([self.body, *[value for _, value in self.headers]])
+        if secret.hide(everything) is everything:
             return self
-        return Response(self.status, headers, body, self.problem)
+        headers = [(name, secret.hide(value)) for name, value in self.headers]
+        return Response(self.status, headers, secret.hide(self.body), self.problem)
 
     def __repr__(self) -> str:
         return f"<Response {self.status}, {len(self.body)} bytes>"
@@ -199,11 +200,11 @@ def cut_short(response: Response) -> bool:
 
     Where a length or chunks frame the body, httpx notices by itself.
     """
-    framed = response.header(b"content-length") or response.header(b"transfer-encoding")
-    if framed or response.problem:
-        return False
     body = response.body.strip()
-    return response.status == 200 and (not body or (body[0] == 123 and body[-1] != 125))  # { }
+    whole = body and (body[0] != 123 or body[-1] == 125)  # { }
+    if response.status != 200 or response.problem or whole:
+        return False
+    return not (response.header(b"content-length") or response.header(b"transfer-encoding"))
 
 
 class _Refused(ValueError):
