@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 import revenuebase_compat as rc
+from revenuebase_compat.cli import _parser
 from revenuebase_compat.core.settings import VARIABLES
+from revenuebase_compat.sandbox import Sandbox
 from tests.fault_server import FaultServer
 
 ROOT = Path(__file__).parent.parent
@@ -42,6 +46,72 @@ def test_the_python_in_it_runs(code: str) -> None:
             check=False,
         )
     assert done.returncode == 0, done.stderr
+
+
+def shell_lines() -> list[tuple[dict[str, str], list[str]]]:
+    """The commands of the shell blocks, each with the variables that are set for it."""
+    found = []
+    for block in re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
+        exported: dict[str, str] = {}
+        for line in block.splitlines():
+            words = [word for word in shlex.split(line, comments=True) if word != "&&"]
+            given = {}
+            if words and words[0] == "export":
+                exported |= dict(word.split("=", 1) for word in words[1:])
+                continue
+            while words and re.match(r"[A-Z_0-9]+=", words[0]):
+                given |= dict([words.pop(0).split("=", 1)])
+            if words:
+                found.append(({**exported, **given}, words))
+    return found
+
+
+OURS = [
+    (variables, words[1:]) for variables, words in shell_lines() if words[0] == "revenuebase-compat"
+]
+
+
+def test_every_command_in_it_is_one() -> None:
+    assert {words[0] for _, words in OURS} == {"run", "timeline", "route", "cancel", "sandbox"}
+    for _, words in OURS:
+        arguments = _parser().parse_args(words)
+        assert arguments.command == words[0]
+
+
+def test_what_its_commands_are_said_to_do(tmp_path: Path) -> None:
+    (tmp_path / "ids.csv").write_text("process_id,file\n5,a.csv\n6,b.csv\n")
+    (tmp_path / "app.py").write_text("print('from app.py')")
+    told = {}
+    with Sandbox(jobs=range(1, 101), now=datetime(2026, 6, 1, tzinfo=timezone.utc)) as sandbox:
+        for variables, words in OURS:
+            if words[0] == "sandbox":
+                continue  # that is this one
+            known = {"BASE_URL": sandbox.base_url, "API_KEY": sandbox.api_key}
+            done = subprocess.run(
+                [Path(sys.executable).with_name("revenuebase-compat"), *words],
+                env={
+                    "PATH": f"{Path(sys.executable).parent}",
+                    **variables,
+                    **{f"REVENUEBASE_{name}": value for name, value in known.items()},
+                },
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, (words, done.stderr)
+            told[" ".join(words[:2])] = done.stdout
+    assert "by API v1 (DEFAULT)" in told["cancel 42"]
+    assert re.findall(r"(v\d) +([A-Z]+) ", told["cancel 3"]) == [
+        ("v1", "DEFAULT"),
+        ("v2", "ROLLOUT"),
+    ]
+    assert told["run --"] == "from app.py\n"
+    assert len(told["timeline --from"].splitlines()) == 5
+    assert told["route 42"].count("v2 (ROLLOUT)") == 1
+    assert sandbox.jobs[5].status == sandbox.jobs[6].status == "CANCELLING"
+    assert (tmp_path / "cancel.journal").exists()
 
 
 def test_every_setting_has_its_row() -> None:
