@@ -55,12 +55,13 @@ def shell_lines() -> list[tuple[dict[str, str], list[str]]]:
         exported: dict[str, str] = {}
         for line in block.splitlines():
             words = [word for word in shlex.split(line, comments=True) if word != "&&"]
-            given = {}
+            given: dict[str, str] = {}
             if words and words[0] == "export":
                 exported |= dict(word.split("=", 1) for word in words[1:])
                 continue
             while words and re.match(r"[A-Z_0-9]+=", words[0]):
-                given |= dict([words.pop(0).split("=", 1)])
+                name, value = words.pop(0).split("=", 1)
+                given[name] = value
             if words:
                 found.append(({**exported, **given}, words))
     return found
