@@ -20,9 +20,10 @@ if os.environ.get("REVENUEBASE_COMPAT_PYTHON") == ours:
         if os.environ.get("REVENUEBASE_COMPAT_RUN") in ("strict", "rehearse"):
             os._exit(2)
 elif os.environ.get("REVENUEBASE_COMPAT_PID") == str(os.getpid()):
-    sys.stderr.write(
-        "revenuebase-compat: nothing is moved here: it is not installed in %s\n" % sys.prefix  # noqa: UP031
-    )
+    if sys.stderr:
+        sys.stderr.write(
+            "revenuebase-compat: nothing is moved here: it is not installed in %s\n" % sys.prefix  # noqa: UP031
+        )
     if os.environ.get("REVENUEBASE_COMPAT_RUN") in ("strict", "rehearse"):
         os._exit(2)
 
