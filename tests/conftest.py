@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from revenuebase_compat import client as client_module
-from revenuebase_compat import notices
+from revenuebase_compat.client.memory import memory
 
 #: Looks like a test key, and is looked for in everything that could show it.
 TEST_KEY = "rb_test_sandbox"
@@ -19,14 +18,6 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith("REVENUEBASE_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    _forget()
+    memory.reset()
     yield
-    _forget()
-
-
-def _forget() -> None:
-    notices.reset()
-    client_module._gone.clear()
-    default = client_module._default.pop("client", None)
-    if default is not None:
-        default.close()
+    memory.reset()

@@ -13,19 +13,20 @@ and whatever goes wrong is a ``CancelError``.
 
 How the house is built: ``core`` is pure (settings → route → flow → result), ``client`` drives
 it, ``transport`` sends, ``notices`` speaks. Optional parts are modules of their own
-(``revenuebase_compat.sandbox`` …) and are never imported from here.
+(``revenuebase_compat.testing.sandbox`` …) and are never imported from here.
 
 (PYTEST_DONT_REWRITE: under ``run`` we are imported before pytest, which has a plugin of ours.)
 """
 
 from __future__ import annotations
 
-from ._version import __version__
+from revenuebase_compat._version import __version__
 
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
 if TYPE_CHECKING:
-    from .client import AsyncClient, Client, cancel_job
-    from .core.errors import (
+    from revenuebase_compat.client.facade import AsyncClient, Client, cancel_job
+    from revenuebase_compat.client.notices import ApiDeprecationWarning
+    from revenuebase_compat.core.errors import (
         AlreadyCancelledError,
         ApiVersionRetiredError,
         AuthenticationError,
@@ -45,15 +46,14 @@ if TYPE_CHECKING:
         TransportError,
         UnexpectedResponseError,
     )
-    from .core.events import CancelEvent
-    from .core.result import CancelResult, JobOutcome, JobStatus
-    from .core.routing import Route, RouteContext, RouteReason
-    from .core.settings import Settings
-    from .notices import ApiDeprecationWarning
+    from revenuebase_compat.core.events import CancelEvent
+    from revenuebase_compat.core.models import CancelResult, JobOutcome, JobStatus
+    from revenuebase_compat.core.routes import Route, RouteContext, RouteReason
+    from revenuebase_compat.core.settings import Settings
 
 # Imported on first use, so that ``import revenuebase_compat`` costs next to nothing; the cheap
 # modules are looked through first.
-_HOMES = ("core.errors", "core.events", "core.result", "core.routing", "core.settings")
+_HOMES = ("core.errors", "core.events", "core.models", "core.routes", "core.settings")
 
 __all__ = [  # noqa: RUF022 (the story's order)
     "cancel_job",
@@ -94,7 +94,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from importlib import import_module
 
-        for home in (*_HOMES, "notices", "client"):
+        for home in (*_HOMES, "client.notices", "client.facade"):
             value = vars(import_module(f"{__name__}.{home}")).get(name)
             if value is not None:
                 globals()[name] = value

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.environments import environment
+from tests.support.environments import environment
 
 from .plot import Panel, draw
 

@@ -1,4 +1,4 @@
-"""Runs a program in a world where api.revenuebase.ai is a port of this machine.
+"""Runs a program in a context where api.revenuebase.ai is a port of this machine.
 
     at_home.py PORT PROGRAM ARGUMENT…
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # typing would cost 3 ms of every start-up under `run`
 if TYPE_CHECKING:
-    from .patches import install, uninstall
+    from .interceptor import install, uninstall
 
 __all__ = ["install", "uninstall"]
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from . import patches
+        from . import interceptor
 
-        return getattr(patches, name)
+        return getattr(interceptor, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

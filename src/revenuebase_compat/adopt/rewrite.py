@@ -11,7 +11,7 @@ any other ``/v1/`` path of that host        itself, with one notice
 everything else                             itself
 ==========================================  =========================
 
-Which version a recognised request goes to is ``core.flow.route``'s to say, as for our own.
+Which version a recognised request goes to is ``core.cancellation.route``'s to say, as for our own.
 A v1 that answers 410 is followed by one request to v2; from v2 there is no way back.
 """
 
@@ -25,14 +25,17 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
-from revenuebase_compat.core import answers, flow
+from revenuebase_compat.core import cancellation, responses
+from revenuebase_compat.core.decoding import Response, unpack
 from revenuebase_compat.core.errors import ApiVersionRetiredError, InvalidProcessIdError
-from revenuebase_compat.core.events import CancelEvent, Notice, NoticeKind
-from revenuebase_compat.core.result import check_process_id
-from revenuebase_compat.core.routing import V1_GONE, Ask, Route, may_leave_v1
+from revenuebase_compat.core.events import CancelEvent
+from revenuebase_compat.core.models import check_process_id
+from revenuebase_compat.core.notices import Notice, NoticeKind
+from revenuebase_compat.core.protocol import WIRES, Request
+from revenuebase_compat.core.routes import V1_GONE, Route
+from revenuebase_compat.core.routing import EvaluateFlag, may_leave_v1
 from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.core.versions import V2, Phase, phase
-from revenuebase_compat.core.wire import WIRES, Request, Response, unpack
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -188,20 +191,20 @@ def process_id_of(headers: Headers, body: bytes) -> int | None:
         return None
 
 
-def up(endpoint: Endpoint, process_id: int) -> Request:
+def to_v2_request(endpoint: Endpoint, process_id: int) -> Request:
     """The request of v2 that asks for the same."""
     wire = WIRES[V2]
     return (wire.status if endpoint is Endpoint.STATUS else wire.cancel)(process_id)
 
 
-def up_target(base_url: str, target: str, request: Request) -> str:
+def to_v2_target(base_url: str, target: str, request: Request) -> str:
     """The target of that request: ``base_url``'s path before it, the caller's query after it."""
     authority = "" if target[:1] == "/" else "/".join(target.split("/", 3)[:3])
     _, mark, query = target.partition("?")
     return authority + urlsplit(base_url).path + request.path + mark + query
 
 
-def up_headers(headers: Headers, request: Request) -> list[tuple[bytes, bytes]]:
+def to_v2_headers(headers: Headers, request: Request) -> list[tuple[bytes, bytes]]:
     """The caller's headers, the key among them, without those that described the v1 body."""
     kept = [(name, value) for name, value in headers if not describes_body(name.lower())]
     if request.method == "POST":
@@ -214,7 +217,7 @@ def describes_body(name: bytes) -> bool:
     return name.startswith(b"content-") or name in (b"transfer-encoding", b"trailer", b"expect")
 
 
-def down(status: int, headers: Headers, body: bytes) -> bytes:
+def to_v1_body(status: int, headers: Headers, body: bytes) -> bytes:
     """The body of v2's answer, in v1's words: a 422 blames the body's field, not the path's.
 
     Every other body is the very object that came in; one that was compressed is so again.
@@ -243,7 +246,7 @@ def _pack(response: Response, body: bytes) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-def down_location(url: str, location: str) -> str:
+def to_v1_location(url: str, location: str) -> str:
     """A redirect of v2 made absolute: the caller would resolve it against the URL of v1."""
     try:
         return urljoin(url, location)
@@ -252,7 +255,7 @@ def down_location(url: str, location: str) -> str:
 
 
 class Forward(NamedTuple):
-    """An effect: send this, or the caller's own request where it is ``None``.
+    """An command: send this, or the caller's own request where it is ``None``.
 
     What is sent back is the ``Response``, of which status and headers suffice.
     """
@@ -260,10 +263,12 @@ class Forward(NamedTuple):
     request: Request | None
 
 
-Move = Generator[Ask | Forward, Any, None]
+MoveSteps = Generator[EvaluateFlag | Forward, Any, None]
 
 
-def move(world: flow.World, endpoint: Endpoint, process_id: int, *, strict: bool = False) -> Move:
+def move(
+    context: cancellation.CallContext, endpoint: Endpoint, process_id: int, *, strict: bool = False
+) -> MoveSteps:
     """Decide on one recognised request, send it, and follow a v1 that answers 410.
 
     A call that failed is thrown in. Until the first ``Forward`` nothing has been sent.
@@ -271,7 +276,7 @@ def move(world: flow.World, endpoint: Endpoint, process_id: int, *, strict: bool
     Raises:
         ApiVersionRetiredError: as ``cancel_job``, but only if ``strict``; v1 says so itself.
     """
-    settings, started, now = world.settings, world.monotonic(), flow.now_of(world)
+    settings, started, now = context.settings, context.monotonic(), cancellation.now_of(context)
     cancels = endpoint is Endpoint.CANCEL
     chosen: Route | None = None
     attempts, outcome, status, unknown = 0, "interrupted", None, False
@@ -279,11 +284,11 @@ def move(world: flow.World, endpoint: Endpoint, process_id: int, *, strict: bool
     def tell(kind: NoticeKind, answer: Response | None = None, *facts: Any) -> None:
         if cancels:
             code = answer.status if answer else None
-            world.tell(Notice(kind, chosen, now, world.monotonic(), settings, code, *facts))
+            context.tell(Notice(kind, chosen, now, context.monotonic(), settings, code, *facts))
 
     try:
         try:
-            chosen = yield from flow.route(world, process_id, now)
+            chosen = yield from cancellation.route(context, process_id, now)
         except ApiVersionRetiredError:
             tell(NoticeKind.FAILED)
             if strict:
@@ -294,26 +299,26 @@ def move(world: flow.World, endpoint: Endpoint, process_id: int, *, strict: bool
         elif moved and not settings.admits_v2:
             tell(NoticeKind.MIGRATED)
         attempts, unknown = 1, True
-        answer = yield Forward(up(endpoint, process_id) if moved else None)
+        answer = yield Forward(to_v2_request(endpoint, process_id) if moved else None)
         if not moved:
-            said = answers.announcement(answer)
+            said = responses.announcement(answer)
             if said is not None:
                 tell(NoticeKind.ANNOUNCED, answer, said.sunset, said.successor)
-            if answer.status == answers.GONE:
-                world.gone[settings.base_url] = world.monotonic()
+            if answer.status == responses.GONE:
+                context.gone[settings.base_url] = context.monotonic()
                 if may_leave_v1(settings):
                     chosen, attempts = V1_GONE, 2
                     tell(NoticeKind.V1_GONE, answer)
-                    answer = yield Forward(up(endpoint, process_id))
-        status, unknown = answer.status, answers.maybe_applied(answer)
+                    answer = yield Forward(to_v2_request(endpoint, process_id))
+        status, unknown = answer.status, responses.maybe_applied(answer)
         outcome = "cancelled" if 200 <= answer.status < 300 else f"HTTP {answer.status}"
     except Exception as error:
         outcome = type(error).__name__
         raise
     finally:
         if cancels and attempts and settings.on_event is not None:
-            took = world.monotonic() - started
+            took = context.monotonic() - started
             switched = chosen is V1_GONE and attempts == 2
-            world.emit(
+            context.emit(
                 CancelEvent(process_id, chosen, attempts, switched, took, outcome, unknown, status)
             )

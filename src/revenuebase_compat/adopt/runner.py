@@ -10,36 +10,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
+from .pth import pth_file
 from .start import FLAG, say
 
 BOOT = str(Path(__file__).resolve().parent / "boot")
 
 #: The sunset of a rehearsal: before whatever day a test suite freezes its clock at.
 REHEARSED_SUNSET = "2000-01-01"
-
-# Where the package was removed and the file was not, every Python still reads it.
-_CODE = """\
-try:
-    from revenuebase_compat.adopt.start import start
-except ImportError as error:
-    import sys
-    if sys.stderr:
-        sys.stderr.write(f"revenuebase-compat: is not in force: {error!r}\\n")
-else:
-    start()
-"""
-_PTH = f"""\
-# `revenuebase-compat pth uninstall` removes this file.
-import os; os.environ.get({FLAG!r}) and exec({_CODE!r})
-"""
 
 
 def run(argv: list[str], *, strict: bool = False, rehearse: bool = False) -> NoReturn:
@@ -59,7 +43,7 @@ def run(argv: list[str], *, strict: bool = False, rehearse: bool = False) -> NoR
         if strict:
             sys.exit(2)
         environ = {name: value for name, value in os.environ.items() if name != FLAG}
-    unheard = _unheard(argv)
+    unheard = unsupported_option(argv)
     if unheard:
         say(f"{unheard}; {argv[0]} {'was not started' if strict else 'runs without us'}")
         if strict:
@@ -96,7 +80,7 @@ def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[s
     return {**environ, **changed}
 
 
-def _unheard(argv: list[str]) -> str | None:
+def unsupported_option(argv: list[str]) -> str | None:
     """Why a Python that is started so would not hear of us."""
     if not Path(argv[0]).name.startswith("python"):
         return None
@@ -108,35 +92,3 @@ def _unheard(argv: list[str]) -> str | None:
         if ("I" in option or "E" in option) and not pth_file().exists():
             return f"{option} has Python ignore PYTHONPATH: `revenuebase-compat pth install` once"
     return None
-
-
-def pth_file() -> Path:
-    """Where the ``.pth`` file of this environment is, if it is installed."""
-    return Path(sysconfig.get_path("purelib")) / "revenuebase-compat.pth"
-
-
-def pth(action: Literal["install", "uninstall", "status"]) -> int:
-    """Install, remove or look for the ``.pth`` file; prints what came of it.
-
-    Returns the exit code: 1 where the file could not be changed, or ``status`` did not find it.
-    """
-    path = pth_file()
-    there = path.exists()
-    try:
-        if action == "install":
-            fresh = path.with_suffix(".new")  # a Python that starts now shall not read half a line
-            fresh.write_text(_PTH, "ascii")
-            fresh.replace(path)
-        elif action == "uninstall":
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        say(f"{path}: {error.strerror or error}")
-        return 1
-    if action == "uninstall":
-        print(f"removed {path}" if there else f"nothing to remove at {path}")
-        return 0
-    if action == "status" and not there:
-        print(f"not installed at {path}")
-        return 1
-    print(f"installed at {path}: works in processes where {FLAG}=1 is set")
-    return 0

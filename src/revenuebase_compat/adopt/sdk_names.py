@@ -14,7 +14,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from revenuebase_compat import notices
+from revenuebase_compat.client import notices
 
 #: The attribute of a client, and the release that has it no more.
 DROPPED = {"email_processing": Version("0.2.0"), "v1": Version("0.3.0")}

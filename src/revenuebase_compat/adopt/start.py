@@ -30,10 +30,10 @@ OFF = ("", "0")
 #: Those under which a process must not go on without us.
 STRICT = ("strict", "rehearse")
 
-_waiting: _Waiting | None = None
+_waiting: DeferredInstaller | None = None
 
 
-def in_force() -> bool:
+def is_active() -> bool:
     """Whether ``start`` was called in this process, and had something to do."""
     return _waiting is not None
 
@@ -48,7 +48,7 @@ def start() -> None:
     flag = os.environ.get(FLAG, "")
     if flag in OFF or _waiting is not None:
         return
-    _waiting = _Waiting(strict=flag in STRICT, rehearse=flag == "rehearse")
+    _waiting = DeferredInstaller(strict=flag in STRICT, rehearse=flag == "rehearse")
     if LIBRARIES.isdisjoint(sys.modules):
         sys.meta_path.insert(0, _waiting)
         return
@@ -58,7 +58,7 @@ def start() -> None:
         os._exit(2)  # site would carry on after anything that is raised
 
 
-class _Waiting:
+class DeferredInstaller:
     """A finder on ``sys.meta_path`` that finds nothing, but sees what is about to be imported.
 
     It is never removed, only inert: a removal would make a thread that walks the list skip one.
@@ -89,9 +89,9 @@ class _Waiting:
     def install(self) -> None:
         self._begun = True
         try:
-            from . import patches
+            from . import interceptor
 
-            patches.install(strict=self.strict, rehearse=self.rehearse)
+            interceptor.install(strict=self.strict, rehearse=self.rehearse)
         except Exception as error:
             say(f"{type(error).__name__}: {error}; nothing is moved here")
             if self.strict:

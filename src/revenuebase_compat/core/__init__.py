@@ -1,6 +1,5 @@
-"""The pure room: versions, wire forms, settings, routing, results, errors and the flow.
+"""Room: decides and understands. Pure: no sockets, clock, environment or httpx.
 
-Nothing in here opens a socket, reads a clock or the environment, or imports httpx or
-anything above this package. What the world has to say comes in as arguments, or is sent
-into the generators. Change semantics here; change I/O in ``client`` and ``transport``.
+May import: the standard library, ``packaging``, ``dateutil``; no other room. A version is chosen in
+``routing``, the protocol of one call is the generator in ``cancellation``.
 """

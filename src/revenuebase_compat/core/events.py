@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from .routing import Route
-    from .settings import Settings
+    from .routes import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +33,3 @@ class CancelEvent:
     outcome: str
     outcome_unknown: bool = False
     status_code: int | None = None
-
-
-class NoticeKind(str, Enum):
-    """What there is to say about v1."""
-
-    USES_V1 = "uses_v1"
-    MIGRATED = "migrated"
-    V1_GONE = "v1_gone"
-    V2_MISSING = "v2_missing"
-    FAILED = "failed"
-    ANNOUNCED = "announced"
-
-
-class Notice(NamedTuple):
-    """A fact about v1 that a person should hear of; ``notices`` finds the words.
-
-    ``at`` is monotonic. ``sunset`` and ``successor`` are what the server's headers say.
-    """
-
-    kind: NoticeKind
-    route: Route | None
-    now: datetime
-    at: float
-    settings: Settings
-    status: int | None = None
-    sunset: datetime | None = None
-    successor: str | None = None

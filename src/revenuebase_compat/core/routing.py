@@ -1,77 +1,32 @@
 """Which version, and why: the decision table (pure).
 
 ``decide`` is the only place where a version is chosen. Its rows are those of the README, in
-order; the first that applies wins. What a flag says is asked for by yielding ``Ask``.
+order; the first that applies wins. What a flag says is asked for by yielding ``EvaluateFlag``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import ApiVersionRetiredError
 from .rollout import bucket
-from .versions import V1, V2, Phase, phase
+from .routes import V1_GONE, Route, RouteContext, RouteReason
+from .versions import V1, V2, phase
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from packaging.version import Version
-
     from .settings import Settings
 
 
-class RouteReason(str, Enum):
-    """Why a version was chosen."""
-
-    PINNED = "PINNED"
-    SUNSET = "SUNSET"
-    V1_GONE = "V1_GONE"
-    FLAG = "FLAG"
-    ROLLOUT = "ROLLOUT"
-    DEFAULT = "DEFAULT"
-    V2_MISSING = "V2_MISSING"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A decision: the version, and the reason for it."""
-
-    version: Version
-    reason: RouteReason
-
-    def __str__(self) -> str:
-        return f"v{self.version} ({self.reason.value})"
-
-
-@dataclass(frozen=True, slots=True)
-class RouteContext:
-    """What a flag is told about the job it decides on.
-
-    Attributes:
-        process_id: the job.
-        now: the time of the decision (aware).
-        sunset: when v1 ends, by the settings (aware).
-        phase: where v1 stands in its life at ``now``.
-        share: the rollout's share at ``now``, in percent.
-    """
-
-    process_id: int
-    now: datetime
-    sunset: datetime
-    phase: Phase
-    share: float
-
-
-class Ask(NamedTuple):
-    """An effect: ask the flag, and send its opinion back (true for v2, ``None`` for none)."""
+class EvaluateFlag(NamedTuple):
+    """An command: ask the flag, and send its opinion back (true for v2, ``None`` for none)."""
 
     context: RouteContext
 
 
-Decision = Generator[Ask, bool | None, Route]
+Decision = Generator[EvaluateFlag, bool | None, Route]
 
 _V1_PINNED = Route(V1, RouteReason.PINNED)
 _V1_FLAG = Route(V1, RouteReason.FLAG)
@@ -80,18 +35,16 @@ _V2_PINNED = Route(V2, RouteReason.PINNED)
 _V2_SUNSET = Route(V2, RouteReason.SUNSET)
 _V2_FLAG = Route(V2, RouteReason.FLAG)
 _V2_ROLLOUT = Route(V2, RouteReason.ROLLOUT)
-V1_GONE = Route(V2, RouteReason.V1_GONE)
-V2_MISSING = Route(V1, RouteReason.V2_MISSING)
 
 
-def decide(settings: Settings, process_id: int, now: datetime, *, v1_gone: bool) -> Decision:
+def decide(settings: Settings, process_id: int, now: datetime, *, v1_retired: bool) -> Decision:
     """Choose the version for one job at ``now`` (aware).
 
     Args:
         settings: which versions are admitted, the sunset, flag and rollout.
         process_id: the job, checked.
         now: the time of the decision.
-        v1_gone: whether v1 answered 410 a short while ago.
+        v1_retired: whether v1 answered 410 a short while ago.
 
     Raises:
         ApiVersionRetiredError: only v1 is admitted, it is gone, and ``after_sunset="raise"``.
@@ -110,14 +63,16 @@ def decide(settings: Settings, process_id: int, now: datetime, *, v1_gone: bool)
                 api_version=V1,
             )
         return _V1_PINNED
-    if v1_gone and may_leave_v1(settings):
+    if v1_retired and may_leave_v1(settings):
         return V1_GONE
     if not settings.admits_v2:
         return _V1_PINNED
     share = settings.v2_rollout.share(now)
     if settings.v2_flag is not None:
         stage = phase(now, settings.v1_sunset)
-        opinion = yield Ask(RouteContext(process_id, now, settings.v1_sunset, stage, share))
+        opinion = yield EvaluateFlag(
+            RouteContext(process_id, now, settings.v1_sunset, stage, share)
+        )
         if opinion is not None:
             return _V2_FLAG if opinion else _V1_FLAG
     if share > 0 and bucket(settings.rollout_salt, process_id) < share:

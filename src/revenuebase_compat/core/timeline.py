@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from .errors import ApiVersionRetiredError
-from .routing import Route, decide
+from .routes import Route
+from .routing import decide
 from .settings import Settings
 from .versions import Phase, phase
 
@@ -45,7 +46,7 @@ def _period(settings: Settings, moment: datetime) -> Period:
     found: Counter[Route | None] = Counter()
     flag = False
     for process_id in SAMPLE:
-        steps = decide(settings, process_id, moment, v1_gone=False)
+        steps = decide(settings, process_id, moment, v1_retired=False)
         try:
             next(steps)
             # What a flag will say is nobody's to know: it is named, and has no opinion.

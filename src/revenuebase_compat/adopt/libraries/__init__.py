@@ -1,0 +1,1 @@
+"""One module per HTTP library whose requests are moved."""

@@ -1,0 +1,263 @@
+"""``Client``, ``AsyncClient`` and ``cancel_job``: two small drivers of the one flow.
+
+A driver does what the flow asks for, and sends back what came of it. Semantics live in
+``core``; what is sent, and how, in ``transport``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from revenuebase_compat.core import cancellation
+from revenuebase_compat.core.errors import ConfigurationError
+from revenuebase_compat.core.models import CancelResult, JobOutcome, check_process_id, check_wait
+from revenuebase_compat.core.routes import Route
+from revenuebase_compat.core.routing import EvaluateFlag
+from revenuebase_compat.core.settings import Settings
+
+from . import notices
+from .memory import memory
+from .runtime import Runtime, jitter, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    import httpx
+
+    from .many import CancelJobs
+
+
+class _Base:
+    """What both clients share: settings, clocks, and what listens."""
+
+    runtime: Runtime
+
+    def __init__(self, settings: Settings | None) -> None:
+        if settings is None:
+            settings = Settings.from_env()
+        if not isinstance(settings, Settings):
+            raise ConfigurationError(
+                f"settings is a {type(settings).__name__}: give Settings(…), or nothing for those "
+                "of the environment"
+            )
+        self.settings = settings
+        if settings.stripped_key:
+            notices.log(
+                "stripped",
+                "warning",
+                "api_key (REVENUEBASE_API_KEY) was given with white space around it, which was "
+                "stripped: without that, every call would answer 401",
+                time.monotonic(),
+            )
+
+    def _route(self, process_id: int | str) -> Generator[EvaluateFlag, bool | None, Route]:
+        context = self.runtime.context()
+        now = cancellation.now_of(context)
+        return cancellation.route(context, check_process_id(process_id), now)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} holds connections: pickle its settings instead")
+
+
+class Client(_Base):
+    """Cancels jobs, synchronously; thread-safe, and usable on both sides of ``os.fork()``.
+
+    Args:
+        settings: how; those of the environment where none are given.
+        http_client: an ``httpx.Client`` or ``httpx2.Client`` of your own to send with. Its
+            proxies, TLS settings and hooks are yours, and so is closing it.
+        clock: gives the time as an aware ``datetime``; decides the version.
+        monotonic: gives seconds; measures deadlines and memory.
+        sleep: waits seconds.
+        random: gives a number in [0, 1), for the jitter of waits.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        http_client: httpx.Client | None = None,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        random: Callable[[], float] = jitter,
+    ) -> None:
+        super().__init__(settings)
+        _check_http_client(http_client, asynchronous=False)
+        from .transport import SyncSender
+
+        self._send = SyncSender(self.settings, http_client)
+        self.runtime = Runtime(self.settings, clock, monotonic, random, sleep, self._send)
+
+    def cancel_job(self, process_id: int | str, *, wait: float | None = None) -> CancelResult:
+        """Cancel a queued or processing job, on whichever version the settings lead to.
+
+        Args:
+            process_id: an ``int`` from 1 on, or a string of digits.
+            wait: seconds, beside ``timeout``, to wait for the job to end: a job in ``PROCESSING``
+                may not stop at once.
+
+        Raises:
+            CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
+                been cancelled all the same. ``NotCancellableError`` where the job was seen to
+                complete before it could be cancelled.
+        """
+        self._send.check_open()
+        checked = check_process_id(process_id)
+        return self.runtime.drive(
+            cancellation.cancel(self.runtime.context(), checked, check_wait(wait))
+        )
+
+    def cancel_jobs(
+        self, process_ids: Iterable[int | str], *, concurrency: int = 8, wait: float | None = None
+    ) -> CancelJobs:
+        """Cancel many jobs: an iterator of ``JobOutcome`` in the order they finish.
+
+        Calls are paced by the rate limit that the answers state, and one job's error never stops
+        the others. Ids are taken as they are needed.
+
+        Args:
+            process_ids: the jobs.
+            concurrency: requests under way at once, at most; a job that is only waited for does
+                not count.
+            wait: as for ``cancel_job``.
+        """
+        from .many import CancelJobs
+
+        return CancelJobs(self.runtime, process_ids, concurrency, wait, notices.call_site())
+
+    def route(self, process_id: int | str) -> Route:
+        """Which version a cancel of that job would go to now, and why; sends nothing."""
+        return self.runtime.drive(self._route(process_id))
+
+    def close(self) -> None:
+        """Close the connections; further calls are refused."""
+        self._send.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Base):
+    """Cancels jobs under ``asyncio``; the same as ``Client`` otherwise.
+
+    Connections belong to an event loop: used from a second one, a client opens others for it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        http_client: httpx.AsyncClient | None = None,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] | None = None,
+        random: Callable[[], float] = jitter,
+    ) -> None:
+        super().__init__(settings)
+        _check_http_client(http_client, asynchronous=True)
+        # Imported only now, as a program that never makes one shall not pay for asyncio.
+        import asyncio
+
+        from .transport_async import AsyncSender
+
+        self._send = AsyncSender(self.settings, http_client)
+        wait = sleep or asyncio.sleep
+        self.runtime = Runtime(self.settings, clock, monotonic, random, wait, self._send)
+
+    # A plain function: when the coroutine runs, the caller's line may be off the stack.
+    def cancel_job(
+        self, process_id: int | str, *, wait: float | None = None
+    ) -> Coroutine[Any, Any, CancelResult]:
+        """As ``Client.cancel_job``, to be awaited."""
+        return self._cancel(process_id, wait, notices.call_site())
+
+    async def _cancel(
+        self, process_id: int | str, wait: float | None, site: notices.CallSite
+    ) -> CancelResult:
+        self._send.check_open()
+        steps = cancellation.cancel(
+            self.runtime.context(site), check_process_id(process_id), check_wait(wait)
+        )
+        return await self.runtime.drive_async(steps)
+
+    def cancel_jobs(
+        self, process_ids: Iterable[int | str], *, concurrency: int = 8, wait: float | None = None
+    ) -> AsyncGenerator[JobOutcome, None]:
+        """As ``Client.cancel_jobs``, as an asynchronous iterator."""
+        from .many import Jobs, outcomes
+
+        return outcomes(
+            self.runtime, Jobs(self.runtime, process_ids, concurrency, wait, notices.call_site())
+        )
+
+    async def route(self, process_id: int | str) -> Route:
+        """As ``Client.route``."""
+        return await self.runtime.drive_async(self._route(process_id))
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop; further calls are refused."""
+        await self._send.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _check_http_client(client: object, *, asynchronous: bool) -> None:
+    if client is None:
+        return
+    kind = "AsyncClient" if asynchronous else "Client"
+    send = getattr(client, "send", None)
+    if not hasattr(client, "build_request") or asynchronous != inspect.iscoroutinefunction(send):
+        raise ConfigurationError(
+            f"http_client is a {type(client).__module__}.{type(client).__name__}: give an "
+            f"httpx.{kind} or an httpx2.{kind}"
+        )
+
+
+@atexit.register
+def _close_default() -> None:
+    # Another thread's, or a later handler's, call makes a new one.
+    client, memory.default_client = memory.default_client, None
+    if client is not None:
+        client.close()
+
+
+def cancel_job(
+    process_id: int | str, *, client: Client | None = None, wait: float | None = None
+) -> CancelResult:
+    """Cancel a queued or processing job, on whichever API version the settings lead to.
+
+    Without ``client``, a process-wide one is made of the environment (``REVENUEBASE_API_KEY``
+    and its siblings) on first use, and kept.
+
+    Args:
+        process_id: an ``int`` from 1 on, or a string of digits.
+        client: a client of your own.
+        wait: seconds, beside ``timeout``, to wait for the job to end.
+
+    Raises:
+        CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
+            been cancelled all the same.
+    """
+    if client is None:
+        client = memory.default_client
+        if client is None:
+            # No lock, which a fork could leave held: of two made at once, the first stays.
+            made = Client()
+            client = memory.default_client = memory.default_client or made
+    return client.cancel_job(process_id, wait=wait)

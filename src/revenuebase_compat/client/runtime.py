@@ -1,0 +1,127 @@
+"""What a call is given of the outside, made in one place, and the two loops that drive it.
+
+``Runtime.context`` makes what the flow of a call reads and tells; ``drive`` and ``drive_async`` do
+what the flow asks for (``core.cancellation`` lists its commands), and send back what came of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from revenuebase_compat.core import cancellation
+from revenuebase_compat.core.events import CancelEvent
+from revenuebase_compat.core.notices import Notice
+from revenuebase_compat.core.settings import Settings
+
+from . import flags, notices
+from .memory import memory
+
+T = TypeVar("T")
+
+
+def utc_now() -> datetime:
+    """The time (aware), by the process's clock where a test has set one."""
+    return datetime.now(timezone.utc) if memory.clock is None else memory.clock()
+
+
+def jitter() -> float:
+    """A random number in [0, 1)."""
+    import random  # few calls wait, and httpx brings it along
+
+    return random.random()  # noqa: S311 (no secret depends on it)
+
+
+def call_context(
+    settings: Settings,
+    notify: Callable[[Notice], None] = notices.tell,
+    clock: Callable[[], datetime] = utc_now,
+    monotonic: Callable[[], float] = time.monotonic,
+    random: Callable[[], float] = jitter,
+) -> cancellation.CallContext:
+    """What one call reads of the world and tells it, with the memory of this process."""
+    emit = partial(_emit, settings)
+    return cancellation.CallContext(
+        settings, clock, monotonic, random, memory.retired_at, notify, emit
+    )
+
+
+def _emit(settings: Settings, event: CancelEvent) -> None:
+    try:
+        assert settings.on_event is not None  # noqa: S101 (the flow has asked)
+        settings.on_event(event)
+    except Exception as error:
+        notices.log(
+            ("on_event", type(error)),
+            "warning",
+            f"on_event failed ({type(error).__name__}: {error}); the call was not touched",
+            time.monotonic(),
+        )
+
+
+class Runtime(NamedTuple):
+    """Settings, clocks and sender of one client.
+
+    Attributes:
+        settings: how jobs are cancelled.
+        clock: gives the time (aware).
+        monotonic: gives seconds.
+        random: gives a number in [0, 1).
+        sleep: waits seconds; to be awaited for an asynchronous client.
+        send: sends a request within seconds, and gives what came of it; likewise.
+    """
+
+    settings: Settings
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+    sleep: Callable[[float], Any]
+    send: Any
+
+    def context(self, site: notices.CallSite | None = None) -> cancellation.CallContext:
+        """What a call is given; ``site`` is the user's line, where it is off the stack by then."""
+        notify = notices.tell if site is None else partial(notices.tell, site=site)
+        return call_context(self.settings, notify, self.clock, self.monotonic, self.random)
+
+    def drive(self, steps: Generator[Any, Any, T]) -> T:
+        """Run a flow to its end."""
+        answer: Any = None
+        try:
+            while True:
+                command = steps.send(answer)
+                if type(command) is cancellation.SendRequest:
+                    answer = self.send(command.request, command.timeout)
+                elif type(command) is cancellation.Sleep:
+                    answer = self.sleep(command.seconds)
+                else:
+                    answer = flags.ask(self.settings.v2_flag, command.context)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        except Exception as error:
+            steps.throw(error)  # the flag's or the pause's, which the event shall name
+            raise
+        finally:
+            steps.close()
+
+    async def drive_async(self, steps: Generator[Any, Any, T]) -> T:
+        """Run a flow to its end under ``asyncio``."""
+        answer: Any = None
+        try:
+            while True:
+                command = steps.send(answer)
+                if type(command) is cancellation.SendRequest:
+                    answer = await self.send(command.request, command.timeout)
+                elif type(command) is cancellation.Sleep:
+                    answer = await self.sleep(command.seconds)
+                else:
+                    answer = await flags.ask_async(self.settings.v2_flag, command.context)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        except Exception as error:
+            steps.throw(error)  # the flag's or the pause's, which the event shall name
+            raise
+        finally:
+            steps.close()

@@ -1,0 +1,99 @@
+"""A flag of OpenFeature as ``v2_flag`` (extra ``openfeature``; never imported by the core).
+
+.. code-block:: python
+
+    settings = Settings(v2_flag=OpenFeatureFlag("cancel-on-v2"))
+
+or, in a process that is not to be touched, a module of yours that makes one, and
+``REVENUEBASE_V2_FLAG=your_module:flag``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from revenuebase_compat.core.routes import RouteContext
+
+try:
+    from openfeature import api
+    from openfeature.client import OpenFeatureClient
+    from openfeature.evaluation_context import EvaluationContext
+    from openfeature.exception import ErrorCode
+    from openfeature.flag_evaluation import FlagEvaluationDetails, Reason
+    from openfeature.provider.no_op_provider import PASSED_IN_DEFAULT
+except ImportError as error:
+    sentence = "OpenFeatureFlag needs an extra: pip install 'revenuebase-compat[openfeature]'"
+    raise ImportError(sentence) from error
+
+__all__ = ["OpenFeatureFlag"]
+
+_VARIANTS = {"v1": False, "v2": True}
+
+
+class OpenFeatureFlag:
+    """Asks an OpenFeature flag, boolean (true is v2) or of the texts ``"v1"`` and ``"v2"``.
+
+    The process id is the targeting key; ``phase`` (of v1's life) and ``share`` (of the rollout,
+    in percent) are in the context. A provider that fails, is not ready or not there, and a flag
+    that is missing, disabled or of another type, has no opinion: never the default.
+
+    Args:
+        flag_key: the flag.
+        client: an ``OpenFeatureClient``; that of the default domain where none is given.
+    """
+
+    def __init__(self, flag_key: str, client: OpenFeatureClient | None = None) -> None:
+        self.flag_key = flag_key
+        self._client = client
+        #: Learnt from the first answer, as asking for the wrong type is an error to a provider.
+        self._text = False
+
+    def __call__(self, context: RouteContext) -> bool | None:
+        """The flag's opinion, for ``Client``."""
+        client, about = self._client or api.get_client(), _about(context)
+        found: FlagEvaluationDetails[Any]
+        for text in (self._text, not self._text):
+            if text:
+                found = client.get_string_details(self.flag_key, "", about)
+            else:
+                found = client.get_boolean_details(self.flag_key, False, about)
+            if self._fits(text, found):
+                break
+        return _opinion(found)
+
+    async def evaluate_async(self, context: RouteContext) -> bool | None:
+        """The flag's opinion, for ``AsyncClient``."""
+        client, about = self._client or api.get_client(), _about(context)
+        found: FlagEvaluationDetails[Any]
+        for text in (self._text, not self._text):
+            if text:
+                found = await client.get_string_details_async(self.flag_key, "", about)
+            else:
+                found = await client.get_boolean_details_async(self.flag_key, False, about)
+            if self._fits(text, found):
+                break
+        return _opinion(found)
+
+    def _fits(self, text: bool, found: FlagEvaluationDetails[Any]) -> bool:
+        """Whether the flag is of the type that was asked for; remembered."""
+        if found.error_code is ErrorCode.TYPE_MISMATCH:
+            return False
+        self._text = text
+        return True
+
+
+def _about(context: RouteContext) -> EvaluationContext:
+    attributes = {"phase": context.phase.value, "share": context.share}
+    return EvaluationContext(str(context.process_id), attributes)
+
+
+def _opinion(found: FlagEvaluationDetails[Any]) -> bool | None:
+    if found.error_code is not None or found.reason == Reason.ERROR:
+        # Raised so that it is logged where every flag's failure is: as no opinion.
+        code = found.error_code or found.reason
+        raise LookupError(f"{code}: {found.error_message or 'no reason given'}")
+    # False without a variant of the flag's own is the default that was passed in.
+    passed_in = found.reason == Reason.DEFAULT and found.variant in (None, PASSED_IN_DEFAULT)
+    if found.reason == Reason.DISABLED or (passed_in and found.value is False):
+        return None
+    return found.value if isinstance(found.value, bool) else _VARIANTS.get(found.value)

@@ -1,0 +1,65 @@
+"""Events as OpenTelemetry metrics (extra ``otel``; never imported by the core).
+
+.. code-block:: python
+
+    settings = Settings(on_event=CancelMetrics())
+"""
+
+from __future__ import annotations
+
+from revenuebase_compat.core.events import CancelEvent
+
+try:
+    from opentelemetry.metrics import MeterProvider, get_meter_provider
+except ImportError as error:
+    sentence = "CancelMetrics needs an extra: pip install 'revenuebase-compat[otel]'"
+    raise ImportError(sentence) from error
+
+from revenuebase_compat._version import __version__
+
+__all__ = ["CancelMetrics"]
+
+#: Seconds; the semantic conventions' advice for HTTP durations, and what a long wait adds.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
+
+
+class CancelMetrics:
+    """An ``on_event`` that records each call in the histogram ``revenuebase.cancel.duration`` (s).
+
+    Attributes follow the semantic conventions for HTTP clients where they apply
+    (``http.response.status_code``, ``error.type``); ``revenuebase.api.version``,
+    ``revenuebase.route.reason``, ``revenuebase.switched`` and ``revenuebase.outcome`` are ours.
+    Neither the key nor the process id is recorded: the number of series stays small.
+    """
+
+    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+        meter = (meter_provider or get_meter_provider()).get_meter(
+            "revenuebase_compat", __version__
+        )
+        self._duration = meter.create_histogram(
+            "revenuebase.cancel.duration",
+            unit="s",
+            description="Duration of cancel calls, retries and waits included.",
+            explicit_bucket_boundaries_advisory=BUCKETS,
+        )
+        self._requests = meter.create_counter(
+            "revenuebase.cancel.requests",
+            unit="{request}",
+            description="Cancel requests that were sent.",
+        )
+
+    def __call__(self, event: CancelEvent) -> None:
+        """Record one finished call."""
+        attributes: dict[str, str | int | bool] = {
+            "revenuebase.outcome": event.outcome,
+            "revenuebase.switched": event.switched,
+        }
+        if event.route is not None:
+            attributes["revenuebase.api.version"] = f"v{event.route.version}"
+            attributes["revenuebase.route.reason"] = event.route.reason.value
+        if event.status_code is not None:
+            attributes["http.response.status_code"] = event.status_code
+        if event.outcome != "cancelled":
+            attributes["error.type"] = event.outcome
+        self._duration.record(event.duration, attributes)
+        self._requests.add(event.attempts, attributes)

@@ -1,0 +1,465 @@
+"""The flow: the whole protocol of one call, as one generator (pure).
+
+It yields effects, and is sent what came of them; the drivers in ``client`` do nothing else:
+
+==========  =============================================  =====================
+command      what the driver does                           what it sends back
+==========  =============================================  =====================
+``EvaluateFlag``     asks the flag                                  ``bool`` or ``None``
+``SendRequest``    one request, and the reading of its answer     ``Response`` or ``NoResponse``
+``Sleep``   waits                                          ``None``
+==========  =============================================  =====================
+
+The order is: route, attempt until an answer stands, switch version at most once, settle what
+an answer leaves open by reading the job's status, result. Retries, deadlines, switches and
+errors are decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import responses
+from .decoding import AttemptOutcome, NoResponse, Response, Unusable, cut_short, read_job
+from .errors import (
+    AlreadyCancelledError,
+    ApiVersionRetiredError,
+    AuthenticationError,
+    CancelError,
+    CancelTimeoutError,
+    ConfigurationError,
+    EndpointNotFoundError,
+    InsufficientCreditsError,
+    JobNotFoundError,
+    NotCancellableError,
+    PermissionDeniedError,
+    RateLimitError,
+    RequestValidationError,
+    ServerError,
+    TransportError,
+    UnexpectedResponseError,
+)
+from .events import CancelEvent
+from .models import CancelResult, Job, JobStatus
+from .notices import Notice, NoticeKind
+from .protocol import WIRES, Request
+from .responses import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
+from .routes import V1_GONE, V2_MISSING, Route
+from .routing import EvaluateFlag, decide, may_leave_v1, may_return_to_v1
+from .settings import Settings
+from .versions import V1
+
+if TYPE_CHECKING:
+    from packaging.version import Version
+
+#: Seconds a 410 from v1 is remembered: vendors rehearse retirements, and roll them back.
+RETIRED_FOR = 15 * 60.0
+
+BACKOFF_BASE = 0.5
+BACKOFF_CAP = 8.0
+
+#: Seconds between two looks at a job that is being waited for: the first, and the most.
+POLL_FIRST, POLL_MOST = 0.5, 10.0
+#: Seconds that the last look may take, when the time to wait is over.
+LAST_LOOK = 5.0
+
+_BODY_SHOWN = 8 * 1024
+
+
+class SendRequest(NamedTuple):
+    """An command: one request; ``timeout`` seconds bound all of it."""
+
+    request: Request
+    timeout: float
+
+
+class Sleep(NamedTuple):
+    """An command: wait."""
+
+    seconds: float
+
+
+Command = EvaluateFlag | SendRequest | Sleep
+Flow = Generator[Command, Any, CancelResult]
+
+
+class CallContext(NamedTuple):
+    """What the flow is given of the context: settings, clocks, chance, memory, and listeners."""
+
+    settings: Settings
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+    #: base URL → monotonic time of the last 410 from v1; shared by a process.
+    gone: dict[str, float]
+    tell: Callable[[Notice], None]
+    emit: Callable[[CancelEvent], None]
+
+
+def now_of(context: CallContext) -> datetime:
+    """The clock's time, which must know its zone."""
+    now = context.clock()
+    if now.tzinfo is None:
+        raise ConfigurationError(f"clock() gave {now!r}: give an aware datetime, such as UTC")
+    return now
+
+
+def route(
+    context: CallContext, process_id: int, now: datetime
+) -> Generator[EvaluateFlag, bool | None, Route]:
+    """Decide, and send nothing."""
+    settings = context.settings
+    since = context.gone.get(settings.base_url)
+    gone = since is not None and 0 <= context.monotonic() - since < RETIRED_FOR
+    return (yield from decide(settings, process_id, now, v1_retired=gone))
+
+
+def cancel(
+    context: CallContext,
+    process_id: int,
+    wait: float | None = None,
+    on_status: Callable[[Job], object] | None = None,
+) -> Flow:
+    """Cancel one job; ``process_id`` is checked.
+
+    With ``wait`` (seconds, beside ``timeout``) the job's status is then read until it has
+    ended; ``on_status`` is called with each reading.
+
+    Raises:
+        CancelError: one of its subclasses, and nothing else of this library's own.
+    """
+    call = _Call(context, process_id)
+    outcome, facts = "interrupted", {}
+    try:
+        result = yield from call.run()
+        if wait is not None:
+            result = yield from call.wait(result, wait, on_status)
+        outcome = "cancelled"
+        return result
+    except Exception as error:
+        outcome = type(error).__name__
+        if isinstance(error, CancelError):
+            facts = {"outcome_unknown": error.outcome_unknown, "status_code": error.status_code}
+        raise
+    finally:
+        # Also when the driver closes us, as the caller was interrupted or cancelled.
+        if context.settings.on_event is not None:
+            context.emit(call.event(outcome, **facts))
+
+
+class _Call:
+    """The state of one call, and the steps that read and change it."""
+
+    #: The time of the decision, read first of all.
+    now: datetime
+
+    def __init__(self, context: CallContext, process_id: int) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.process_id = process_id
+        self.started = context.monotonic()
+        self.deadline = self.started + context.settings.timeout
+        self.route: Route | None = None
+        self.attempts = 0
+        self.switched = False
+        #: A request was sent whose answer was lost or 5xx: it may have been applied.
+        self.maybe_applied = False
+
+    def run(self) -> Flow:
+        if self.settings.api_key is None:
+            raise ConfigurationError(
+                "api_key (REVENUEBASE_API_KEY) is missing: set the variable, or give "
+                "Settings(api_key=…)",
+                process_id=self.process_id,
+            )
+        self.now = now_of(self.context)
+        try:
+            self.route = yield from route(self.context, self.process_id, self.now)
+        except ApiVersionRetiredError:
+            self.notify(NoticeKind.FAILED)
+            raise
+        if self.version is V1:
+            self.notify(NoticeKind.USES_V1)
+        elif not self.settings.admits_v2:
+            self.notify(NoticeKind.MIGRATED)
+        answer = yield from self.send_with_retries(self.version)
+        other = self.fallback_route(answer)
+        if other is not None:
+            self.route, self.switched = other, True
+            kind = NoticeKind.V1_GONE if other is V1_GONE else NoticeKind.V2_MISSING
+            self.notify(kind, answer)
+            answer = yield from self.send_with_retries(self.version)
+            self.fallback_route(answer)  # only for what it remembers
+        return (yield from self.result_or_raise(answer))
+
+    @property
+    def chosen(self) -> Route:
+        assert self.route is not None  # noqa: S101 (asked once it is decided)
+        return self.route
+
+    @property
+    def version(self) -> Version:
+        return self.chosen.version
+
+    def send_with_retries(
+        self, version: Version, *, status: bool = False
+    ) -> Generator[Command, Any, AttemptOutcome]:
+        """SendRequest until an answer stands, attempts are used up, or a wait would not fit."""
+        monotonic, wire = self.context.monotonic, WIRES[version]
+        request = (wire.status if status else wire.cancel)(self.process_id)
+        answer: AttemptOutcome = NoResponse("no time was left to send", sent=False, timeout=True)
+        for attempt in range(1, self.settings.max_attempts + 1):
+            left = self.deadline - monotonic()
+            if left <= 0:
+                break
+            last = attempt == self.settings.max_attempts
+            if not status:
+                self.attempts += 1
+            before = self.maybe_applied
+            # Until the answer is here: whoever interrupts this leaves it open.
+            self.maybe_applied |= not status
+            answer = self.clean((yield SendRequest(request, left if last else left / 2)))
+            if isinstance(answer, Response) and cut_short(answer):
+                answer = NoResponse("the answer was cut short", sent=True)
+            if isinstance(answer, NoResponse):
+                again, applied = True, answer.sent
+            else:
+                again = responses.should_retry(answer) and not _is_missing(version, answer)
+                applied = responses.maybe_applied(answer)
+                if version is V1 and not status:
+                    self.read_deprecation_headers(answer)
+            self.maybe_applied = before or (applied and not status)
+            if last or not again:
+                break
+            wait = self.wait_before_retry(attempt, answer)
+            if wait >= self.deadline - monotonic():
+                break
+            if wait > 0:
+                yield Sleep(wait)
+        return answer
+
+    def wait_before_retry(self, attempt: int, answer: AttemptOutcome) -> float:
+        """Seconds: what the server asks for, else full jitter."""
+        if isinstance(answer, Response):
+            asked = responses.retry_wait(answer, now_of(self.context))
+            if asked is not None:
+                return asked
+        return self.context.random() * min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (attempt - 1))
+
+    def fallback_route(self, answer: AttemptOutcome) -> Route | None:
+        """Where a definite answer about the endpoint sends the call, if anywhere."""
+        if isinstance(answer, NoResponse):
+            return None
+        if self.version is V1:
+            if answer.status == GONE:
+                self.context.gone[self.settings.base_url] = self.context.monotonic()
+            if _is_missing(V1, answer) and may_leave_v1(self.settings):
+                return V1_GONE
+        elif answer.status in MISSING and may_return_to_v1(self.settings, self.now):
+            return V2_MISSING
+        return None
+
+    def result_or_raise(self, answer: AttemptOutcome) -> Flow:
+        if isinstance(answer, Response):
+            if answer.status == 400:
+                return (yield from self.resolve_400(answer))
+            if 200 <= answer.status < 300:
+                job = read_job(answer, self.process_id)
+                if isinstance(job, Job):
+                    return self.result(job)
+                # The server says yes, but not to what: nobody knows whether it was cancelled.
+                raise UnexpectedResponseError(
+                    f"job {self.process_id}: API v{self.version} answered {answer.status}, but "
+                    f"the body {job.why}",
+                    **self.facts(answer, outcome_unknown=True),
+                )
+        raise self.failure(answer)
+
+    def resolve_400(self, answer: Response) -> Flow:
+        """A 400: said so plainly, or settled by the job's status."""
+        code = responses.read_error(answer).code
+        expected = self.maybe_applied or self.settings.already_cancelled == "return"
+        if code == NOT_CANCELLABLE:
+            raise self.error(NotCancellableError, answer, code=code, outcome_unknown=False)
+        if code == ALREADY_CANCELLED and not expected:
+            raise self.error(AlreadyCancelledError, answer, code=code)
+        found = yield from self.read_status()
+        if not isinstance(found, Job):
+            if code == ALREADY_CANCELLED:
+                remark = ", but its status could not be read"
+                raise self.error(
+                    AlreadyCancelledError, answer, remark, code=code, outcome_unknown=True
+                )
+            if isinstance(found, Response) and found.status == 400:
+                raise self.error(JobNotFoundError, answer, outcome_unknown=False)
+            remark = "; it names no code, and its status could not be read"
+            raise self.error(UnexpectedResponseError, answer, remark)
+        if found.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+            if expected:
+                return self.result(found)
+            raise self.error(AlreadyCancelledError, answer, code=ALREADY_CANCELLED)
+        state = responses.readable(found.current_status)
+        if code == ALREADY_CANCELLED:
+            remark = f", but its status is {state}"
+            raise self.error(AlreadyCancelledError, answer, remark, code=code, outcome_unknown=True)
+        if found.status in (JobStatus.COMPLETED, JobStatus.ERROR):
+            raise self.error(
+                NotCancellableError, answer, code=NOT_CANCELLABLE, outcome_unknown=False
+            )
+        remark = f"; it names no code, and the job is {state}"
+        raise self.error(UnexpectedResponseError, answer, remark)
+
+    def read_status(self) -> Generator[Command, Any, Job | AttemptOutcome]:
+        """The job as the version at hand describes it, or the other if that one is gone."""
+        answer = yield from self.send_with_retries(self.version, status=True)
+        other = None if self.switched else self.fallback_route(answer)
+        if other is not None:
+            answer = yield from self.send_with_retries(other.version, status=True)
+        if isinstance(answer, Response) and 200 <= answer.status < 300:
+            job = read_job(answer, self.process_id)
+            return answer if isinstance(job, Unusable) else job
+        return answer
+
+    def wait(
+        self, result: CancelResult, seconds: float, on_status: Callable[[Job], object] | None
+    ) -> Flow:
+        """Look at the job, ever more rarely, until it has ended or the time is up."""
+        ends, pause = self.context.monotonic() + seconds, POLL_FIRST
+        while result.status not in _ENDED:
+            left = ends - self.context.monotonic()
+            if left <= 0:
+                break
+            yield Sleep(min(pause, left))
+            pause = min(pause * 1.5, POLL_MOST)
+            now = self.context.monotonic()
+            self.deadline = min(now + self.settings.timeout, ends + LAST_LOOK)
+            found = yield from self.read_status()
+            if isinstance(found, Job):
+                result = self.result(found)
+                if on_status is not None:
+                    on_status(found)
+        if result.status in (JobStatus.COMPLETED, JobStatus.ERROR):
+            raise NotCancellableError(
+                f"job {self.process_id}: API v{self.version} took the cancel, but the job is "
+                f"{result.current_status}: it ended before it could be cancelled",
+                **self.facts(code=NOT_CANCELLABLE, outcome_unknown=False),
+            )
+        return result
+
+    def result(self, job: Job) -> CancelResult:
+        return CancelResult(
+            job.process_id,
+            job.filename,
+            job.current_status,
+            job.message,
+            job.extra,
+            route=self.chosen,
+            attempts=self.attempts,
+        )
+
+    def failure(self, answer: AttemptOutcome) -> CancelError:
+        """The error for an answer that is neither 2xx nor 400, or for none."""
+        if isinstance(answer, NoResponse):
+            kind = CancelTimeoutError if answer.timeout else TransportError
+            unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
+            return kind(
+                f"job {self.process_id}: API v{self.version} gave no answer: "
+                f"{responses.readable(answer.reason)} "
+                f"(requests sent: {self.attempts}){unknown}",
+                **self.facts(),
+            )
+        if self.version is V1 and _is_missing(V1, answer):
+            self.notify(NoticeKind.FAILED, answer)
+        status = answer.status
+        if status == 422:
+            return self.error(
+                RequestValidationError, answer, errors=responses.read_error(answer).errors
+            )
+        if status == 429:
+            return self.error(
+                RateLimitError,
+                answer,
+                reset_at=responses.reset_at(answer, now_of(self.context)),
+                limit=responses.count(answer.header(b"x-ratelimit-limit")),
+                remaining=responses.count(answer.header(b"x-ratelimit-remaining")),
+            )
+        if status in _BY_STATUS:
+            return self.error(_BY_STATUS[status], answer)
+        if status >= 500:
+            return self.error(ServerError, answer)
+        if 300 <= status < 400:
+            where = responses.readable(answer.header(b"location") or "nowhere")
+            remark = f"; a redirect to {where} is not followed"
+            return self.error(UnexpectedResponseError, answer, remark)
+        return self.error(UnexpectedResponseError, answer, "; nobody published that status")
+
+    def error(
+        self, kind: type[CancelError], answer: Response, remark: str = "", **facts: Any
+    ) -> CancelError:
+        """An error that names the job, the version, the status and the server's own words."""
+        said = responses.read_error(answer)
+        facts = self.facts(answer, **{"code": said.code, **facts})
+        code = facts["code"]
+        shown = f" {code}" if code and code not in said.words else ""
+        message = f"job {self.process_id}: API v{self.version} answered {answer.status}{shown}"
+        if said.words:
+            message += f": {said.words}"
+        message += remark
+        if facts["outcome_unknown"]:
+            message += "; the cancel may have been applied all the same"
+        return kind(message, **facts)
+
+    def facts(self, answer: Response | None = None, **more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "process_id": self.process_id,
+            "api_version": self.version,
+            "attempts": self.attempts,
+            "outcome_unknown": self.maybe_applied,
+        }
+        if answer is not None:
+            found["status_code"] = answer.status
+            found["body"] = answer.body[:_BODY_SHOWN].decode("utf-8", "replace")
+        return {**found, **more}
+
+    def clean(self, answer: AttemptOutcome) -> AttemptOutcome:
+        """The answer without the key, should the server have echoed it."""
+        key = self.settings.api_key
+        return answer if key is None else answer.without(key)
+
+    def read_deprecation_headers(self, answer: Response) -> None:
+        """Pass on what the server's headers say of the end of v1."""
+        said = responses.announcement(answer)
+        if said is not None:
+            self.notify(NoticeKind.ANNOUNCED, answer, said.sunset, said.successor)
+
+    def notify(
+        self, kind: NoticeKind, answer: AttemptOutcome | None = None, *announced: Any
+    ) -> None:
+        status = answer.status if isinstance(answer, Response) else None
+        at = self.context.monotonic()
+        self.context.tell(Notice(kind, self.route, self.now, at, self.settings, status, *announced))
+
+    def event(self, outcome: str, **facts: Any) -> CancelEvent:
+        duration = self.context.monotonic() - self.started
+        facts.setdefault("outcome_unknown", self.maybe_applied and outcome != "cancelled")
+        return CancelEvent(
+            self.process_id, self.route, self.attempts, self.switched, duration, outcome, **facts
+        )
+
+
+def _is_missing(version: Version, answer: Response) -> bool:
+    """Whether the answer speaks of the endpoint, and not of the job."""
+    return answer.status in MISSING or (answer.status == GONE and version is V1)
+
+
+_ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)
+
+_BY_STATUS: dict[int, type[CancelError]] = {
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    403: PermissionDeniedError,
+    **dict.fromkeys(MISSING, EndpointNotFoundError),
+    GONE: ApiVersionRetiredError,
+}

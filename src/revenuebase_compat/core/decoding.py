@@ -1,0 +1,255 @@
+"""The wire: how a cancel goes up, and how an answer comes down, per version (pure).
+
+v1 named the job in a JSON body, v2 names it in the path:
+
+==========  =====================================================  ============================
+            v1                                                     v2
+==========  =====================================================  ============================
+cancel      ``POST /v1/cancel-process``                            ``POST /v2/jobs/42/cancel``
+status      ``POST /v1/batch-process-email-status``                ``GET /v2/jobs/42``
+up          ``{"process_id": 42}``                                 no body
+down        ``process_id``, ``filename``, ``current_status``, ``message``: the same on both
+==========  =====================================================  ============================
+
+Source: contract/CONTRACT.md. What an answer other than 2xx means stands in ``answers``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .models import PROCESS_ID_LIMIT, Job
+
+if TYPE_CHECKING:
+    from .secret import Secret
+
+#: No published answer comes near it; more is not read (bytes, before and after decompression).
+MAX_BODY = 1024 * 1024
+
+#: Deeper JSON is refused: no published answer has more than four levels, and pickle recurses.
+MAX_DEPTH = 32
+
+FIELDS = ("process_id", "filename", "current_status", "message")
+
+
+class Response:
+    """An answer that arrived whole: status, raw headers, body.
+
+    ``problem`` says why the body could not be had, where that is so; ``body`` is empty then.
+    The ``repr`` shows no body, as a server may have echoed the key.
+    """
+
+    __slots__ = ("body", "headers", "problem", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+        problem: str = "",
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.problem = problem
+
+    def header(self, name: bytes) -> str | None:
+        """The header of that (lower-case) name; several lines are one list (RFC 9110, 5.3)."""
+        size = len(name)
+        found = [
+            value.strip() for key, value in self.headers if len(key) == size and key.lower() == name
+        ]
+        return b", ".join(found).decode("latin-1") if found else None
+
+    def without(self, secret: Secret) -> Response:
+        """This answer, with a secret that it repeats taken out."""
+        everything = b"\n".join([self.body, *[value for _, value in self.headers]])
+        if secret.hide(everything) is everything:
+            return self
+        headers = [(name, secret.hide(value)) for name, value in self.headers]
+        return Response(self.status, headers, secret.hide(self.body), self.problem)
+
+    def __repr__(self) -> str:
+        return f"<Response {self.status}, {len(self.body)} bytes>"
+
+
+class NoResponse(NamedTuple):
+    """No answer, or not all of it.
+
+    Attributes:
+        reason: what happened, in words.
+        sent: whether the request may have reached the server.
+        timeout: whether time ran out.
+    """
+
+    reason: str
+    sent: bool
+    timeout: bool = False
+
+    def without(self, secret: Secret) -> NoResponse:
+        """The same, with a secret that its reason quotes taken out."""
+        return self._replace(reason=secret.hide(self.reason.encode("utf-8", "replace")).decode())
+
+    def __repr__(self) -> str:
+        # Not the reason, which may quote what the server sent.
+        return f"<NoResponse, sent={self.sent}, timeout={self.timeout}>"
+
+
+AttemptOutcome = Response | NoResponse
+
+
+class Unusable(NamedTuple):
+    """A body that no result can be built from, and why: completes "the body …"."""
+
+    why: str
+
+
+def read_job(response: Response, process_id: int) -> Job | Unusable:
+    """The job an answer describes, or why it describes none; never raises.
+
+    Unknown fields are kept, unknown statuses too. An answer about another job, one that holds a
+    key twice, or one whose fields cannot mean what they must, is unusable.
+    """
+    data = load_json(response)
+    if isinstance(data, Unusable):
+        return data
+    if not isinstance(data, dict):
+        return Unusable(f"is {_kind(data)}, not an object")
+    missing = [name for name in FIELDS if name not in data]
+    if missing:
+        return Unusable(f"lacks {', '.join(missing)}")
+    found = data["process_id"]
+    if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) <= 64:
+        found = int(found)
+    if type(found) is not int:
+        return Unusable(f"gives process_id as {_kind(data['process_id'])}")
+    if found != process_id:
+        other = found if abs(found) < PROCESS_ID_LIMIT else "a number out of range"
+        return Unusable(f"is about another job, {other}")
+    for name in FIELDS[1:]:
+        if not isinstance(data[name], str):
+            return Unusable(f"gives {name} as {_kind(data[name])}")
+    extra = {name: value for name, value in data.items() if name not in FIELDS}
+    return Job(process_id, data["filename"], data["current_status"], data["message"], extra)
+
+
+def load_json(response: Response) -> Any | Unusable:
+    """The body as strict JSON (RFC 8259, and no key twice in an object); never raises."""
+    if response.problem:
+        return Unusable(response.problem)
+    if not response.body.strip():
+        return Unusable("is empty")
+    try:
+        # A BOM may be ignored (RFC 8259, 8.1); the codec that does it is slow.
+        text = response.body.decode("utf-8-sig" if response.body[:1] == b"\xef" else "utf-8")
+    except UnicodeDecodeError:
+        return Unusable("is not UTF-8")
+    try:
+        data = _DECODER.decode(text)
+        if text.count("[") + text.count("{") > MAX_DEPTH and _deep(data):
+            return Unusable("is nested too deeply")
+        if "\\u" in text:  # only an escape can bring in half a surrogate pair
+            json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Unusable("holds half a surrogate pair")
+    except RecursionError:
+        return Unusable("is nested too deeply")
+    except _Refused as refused:
+        return Unusable(str(refused))
+    except ValueError:
+        return Unusable("is not JSON")
+    return data
+
+
+def cut_short(response: Response) -> bool:
+    """Whether a body that ends where the connection does (RFC 9112, 6.3) ends too early.
+
+    Where a length or chunks frame the body, httpx notices by itself.
+    """
+    body = response.body.strip()
+    whole = body and (body[0] != 123 or body[-1] == 125)  # { }
+    if response.status != 200 or response.problem or whole:
+        return False
+    return not (response.header(b"content-length") or response.header(b"transfer-encoding"))
+
+
+class _Refused(ValueError):
+    """JSON by the grammar, but not to be relied on."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Refused("is ambiguous: it holds a key twice")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise _Refused(f"holds {name}, which is not JSON")
+
+
+def _int(text: str) -> int:
+    if len(text) > 400:  # int() takes quadratic time
+        raise _Refused("holds a number of absurd length")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise _Refused("holds a number out of range")
+    return number
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_constant, parse_int=_int, parse_float=_float
+)
+
+
+def _deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "an integer", float: "a fraction", str: "a text"}
+    return names.get(type(value), "a list" if isinstance(value, list) else "an object")
+
+
+def unpack(status: int, headers: Sequence[tuple[bytes, bytes]], raw: bytes) -> Response:
+    """A response from what came over the wire; decompresses, but never beyond ``MAX_BODY``."""
+    response = Response(status, headers, raw)
+    if len(raw) > MAX_BODY:
+        return Response(status, headers, problem="is larger than 1 MiB")
+    encoding = (response.header(b"content-encoding") or "identity").lower()
+    if encoding == "identity" or not raw:
+        return response
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return Response(status, headers, problem="has a content-encoding that was not asked for")
+    import zlib
+
+    # 47: gzip or zlib, by their header; some servers send "deflate" without one (-15).
+    for wbits in (47, -15):
+        decoder = zlib.decompressobj(wbits)
+        try:
+            body = decoder.decompress(raw, MAX_BODY + 1)
+        except zlib.error:
+            continue
+        if len(body) > MAX_BODY:
+            return Response(status, headers, problem="is larger than 1 MiB once decompressed")
+        if decoder.eof and not decoder.unused_data:
+            return Response(status, headers, body)
+    return Response(status, headers, problem="is not what its content-encoding says")

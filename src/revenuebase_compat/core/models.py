@@ -1,0 +1,126 @@
+"""What a cancel gives back, and the checks on what comes in (pure)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from .errors import CancelError, ConfigurationError, InvalidProcessIdError, shown
+
+if TYPE_CHECKING:
+    from .routes import Route
+
+#: Ids from here on do not fit the 64-bit integer that the API holds them in.
+PROCESS_ID_LIMIT = 2**63
+
+
+class JobStatus(str, Enum):
+    """The published states of a job; any other text is ``UNKNOWN``."""
+
+    QUEUED = "QUEUED"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    ERROR = "ERROR"
+    CANCELLING = "CANCELLING"
+    CANCELLED = "CANCELLED"
+    UNKNOWN = "UNKNOWN"
+
+    @classmethod
+    def of(cls, text: str) -> JobStatus:
+        """The state named by the server's text; never raises."""
+        return _STATES.get(text.strip().upper(), cls.UNKNOWN)
+
+
+_STATES = {state.value: state for state in JobStatus}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The answer's fields, on either version: the vendor's four, and whatever else it sent."""
+
+    process_id: int
+    filename: str
+    current_status: str
+    message: str
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def status(self) -> JobStatus:
+        """``current_status`` as a ``JobStatus``."""
+        return JobStatus.of(self.current_status)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelResult(Job):
+    """A job that this call cancelled.
+
+    The first four fields have the vendor's names and values, on either version.
+
+    Attributes:
+        extra: fields of the answer beyond the published four.
+        route: the version that answered, and why it was chosen.
+        attempts: cancel requests that were sent, on both versions together.
+    """
+
+    route: Route = field(kw_only=True)
+    attempts: int = field(kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON types; ``extra`` only where there is any."""
+        row: dict[str, Any] = {
+            "process_id": self.process_id,
+            "filename": self.filename,
+            "current_status": self.current_status,
+            "message": self.message,
+            "version": f"v{self.route.version}",
+            "reason": self.route.reason.value,
+            "attempts": self.attempts,
+        }
+        if self.extra:
+            row["extra"] = self.extra
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """What became of one of many jobs: a result, or the error it ended in."""
+
+    process_id: int | str
+    result: CancelResult | None = None
+    error: CancelError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job was cancelled."""
+        return self.result is not None
+
+
+def check_process_id(value: object) -> int:
+    """``value`` as the ``int`` it names, from 1 up to 2**63 - 1.
+
+    Raises:
+        InvalidProcessIdError: for anything but an ``int`` or a string of ASCII digits.
+    """
+    number = 0
+    if isinstance(value, str):
+        # The length is checked first: int() of a long text is slow, and refused from 4,300 on.
+        if value.isascii() and value.isdigit() and len(value) <= 64:
+            number = int(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = int(value)
+    if not 0 < number < PROCESS_ID_LIMIT:
+        raise InvalidProcessIdError(
+            f"process_id {shown(value, 60)} is no process id: give an int from 1 to 2**63 - 1, "
+            "or a string of digits"
+        )
+    return number
+
+
+def check_wait(wait: object) -> float | None:
+    """Seconds to wait for a job's end, checked; ``None`` for not at all."""
+    if wait is None:
+        return None
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or not 0 <= wait <= 86_400:
+        raise ConfigurationError(f"wait {wait!r}: give seconds from 0 to 86400, or None")
+    return float(wait)

@@ -1,0 +1,39 @@
+"""Facts about v1 that a person should hear of (pure data); ``client.notices`` has the words."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from .routes import Route
+    from .settings import Settings
+
+
+class NoticeKind(str, Enum):
+    """What there is to say about v1."""
+
+    USES_V1 = "uses_v1"
+    MIGRATED = "migrated"
+    V1_GONE = "v1_retired"
+    V2_MISSING = "v2_missing"
+    FAILED = "failed"
+    ANNOUNCED = "announced"
+
+
+class Notice(NamedTuple):
+    """A fact about v1 that a person should hear of; ``notices`` finds the words.
+
+    ``at`` is monotonic. ``sunset`` and ``successor`` are what the server's headers say.
+    """
+
+    kind: NoticeKind
+    route: Route | None
+    now: datetime
+    at: float
+    settings: Settings
+    status: int | None = None
+    sunset: datetime | None = None
+    successor: str | None = None

@@ -1,0 +1,171 @@
+"""Pacing many calls by what the answers say of the rate limit (pure; never by guess alone)."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from . import responses
+from .cancellation import CallContext, Flow, SendRequest, Sleep
+from .decoding import AttemptOutcome, Response
+from .errors import RateLimitError
+
+#: Seconds that ``X-RateLimit-Limit`` counts (published); only the time left is reckoned with it.
+WINDOW = 60.0
+
+#: Seconds paused at a time while no request may go.
+SLICE = 0.25
+
+#: How often a job that was refused for limiter, as others use the key too, is begun again.
+REFUSALS = 3
+
+
+class RateLimiter:
+    """When the next request may go; thread-safe.
+
+    The first goes alone, to learn. Then as many as ``X-RateLimit-Remaining`` allows, at most
+    ``most`` at once, and each of them counts as one that the server has yet to count. Where
+    nothing remains, the next goes at ``X-RateLimit-Reset``, again alone: in a rolling window only
+    the oldest request is then forgiven. A server that states no limit is not paced.
+    """
+
+    def __init__(self, most: int) -> None:
+        #: Notified whenever a request ends.
+        self.changed = threading.Condition(threading.RLock())
+        #: Answers so far.
+        self.answers = 0
+        #: Whether jobs wait to be begun: those that are only looked at let them go first.
+        self.newcomers = False
+        self._most = most
+        self._free = 1.0
+        self._under_way = 0
+        self._limit = math.inf
+        self._remaining = math.inf
+        self._reset = 0.0
+
+    def acquire(self, monotonic: float, *, looks: bool = False) -> float:
+        """Seconds until a request may go, infinite for not before an answer; 0: it goes now."""
+        with self.changed:
+            if self._under_way >= self._most or (looks and self.newcomers):
+                return math.inf
+            if self._free <= 0 and not self._under_way and monotonic >= self._reset:
+                self._free = 1.0
+            if self._free <= 0:
+                return math.inf if self._under_way else self._reset - monotonic
+            self._free -= 1
+            self._under_way += 1
+            return 0.0
+
+    def cancel(self) -> None:
+        """What was taken was not needed."""
+        with self.changed:
+            self._free += 1
+            self._under_way -= 1
+
+    def forget(self) -> None:
+        """Nothing is under way, whatever was taken."""
+        with self.changed:
+            self._under_way = 0
+
+    def record(
+        self, answer: AttemptOutcome | None, since: int, now: datetime, monotonic: float
+    ) -> None:
+        """A request ended; ``since``: how many ``answers`` were in when it was sent."""
+        stated = answer.header(b"x-ratelimit-remaining") if isinstance(answer, Response) else None
+        remaining = responses.count(stated)
+        with self.changed:
+            self._under_way -= 1
+            self.changed.notify()
+            if not isinstance(answer, Response):
+                return
+            refused = answer.status == 429
+            if remaining is None and not refused:
+                # Told once of a limit, an answer without (a proxy's, say) changes nothing.
+                if self._remaining == math.inf:
+                    self._free = math.inf
+                return
+            # Answers overtake each other: of two that crossed, the one that leaves less is later.
+            crossed = self.answers > since
+            left = 0 if refused or remaining is None else remaining
+            self._remaining = min(left, self._remaining) if crossed else left
+            self._free = self._remaining - self._under_way
+            self._limit = responses.count(answer.header(b"x-ratelimit-limit")) or self._limit
+            hint = responses.retry_wait if refused else responses.rate_limit_wait
+            wait = hint(answer, now)
+            reset = monotonic + (1.0 if wait is None else wait)
+            self._reset = max(reset, self._reset) if crossed else reset
+            self.answers += 1
+
+    def pause(self, monotonic: float) -> float:
+        """Seconds for which the limit is used up; 0 where it is not."""
+        with self.changed:
+            return max(self._reset - monotonic, 0.0) if self._remaining <= 0 else 0.0
+
+    def pauses(self, requests: int, monotonic: float) -> float:
+        """Seconds of pauses that so many more requests will cost, as far as the answers tell."""
+        with self.changed:
+            beyond = requests - self._under_way - max(self._free, 0)
+            if beyond <= 0 or self._limit == math.inf:
+                return 0.0
+            windows = math.ceil(beyond / self._limit) - 1
+            return max(self._reset - monotonic, 0.0) + windows * WINDOW
+
+
+def paced(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext) -> Flow:
+    """One of many jobs: its flow, with each request at its time; the first was taken already.
+
+    A job that was refused for limiter all the same is begun again when its time has come.
+    """
+    sent = 0
+    for refusals_left in range(REFUSALS, -1, -1):
+        try:
+            result = yield from _gated(begin, limiter, context)
+            return replace(result, attempts=sent + result.attempts)
+        except RateLimitError as error:
+            sent = error.attempts = sent + error.attempts
+            if error.outcome_unknown or not refusals_left:
+                raise
+        yield from _turn(limiter, context)
+    raise AssertionError("unreachable")
+
+
+def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext) -> Flow:
+    taken, looks, since = True, False, 0
+    answer: Any = None
+    try:
+        with closing(begin()) as steps:
+            while True:
+                command = steps.send(answer)
+                sending = isinstance(command, SendRequest)
+                if sending:
+                    if not taken:
+                        yield from _turn(limiter, context, looks=looks)
+                    taken, since = False, limiter.answers
+                answer = None
+                try:
+                    answer = yield command
+                except Exception as error:
+                    steps.throw(error)
+                    raise
+                finally:
+                    if sending:
+                        limiter.record(answer, since, context.clock(), context.monotonic())
+                # What follows a success are looks at how the job ends.
+                looks |= isinstance(answer, Response) and answer.status < 300
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    finally:
+        if taken:
+            limiter.cancel()
+
+
+def _turn(
+    limiter: RateLimiter, context: CallContext, *, looks: bool = False
+) -> Generator[Sleep, None, None]:
+    while (wait := limiter.acquire(context.monotonic(), looks=looks)) > 0:
+        yield Sleep(min(wait, SLICE))

@@ -1,0 +1,205 @@
+"""What an answer means: the code of a 400, the server's words, whether and when to retry (pure).
+
+Sources: contract/CONTRACT.md for envelopes and rate limits; RFC 9110 for ``Retry-After`` and
+``Date``; RFC 8594, RFC 9745 and RFC 8288 for ``Sunset``, ``Deprecation`` and ``Link``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any, NamedTuple
+
+from .dates import parse_http_date
+from .decoding import Response, Unusable, load_json
+
+ALREADY_CANCELLED = "already_cancelled"
+NOT_CANCELLABLE = "not_cancellable"
+
+#: The endpoint itself is missing: a missing job is a 400.
+MISSING = frozenset({404, 405, 501})
+GONE = 410
+RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
+
+#: A hint to wait longer than this is nonsense: the longest published window is a day.
+LONGEST_HINT = timedelta(days=31).total_seconds()
+
+# Compiled on first use, as most processes never see a 400.
+_CODE = r"(?=.{1,64}$)[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
+_ALREADY = r"(?i)\balready (been |being )?cancell?(ed|ing)\b"
+_NOT = (
+    r"(?i)\b(not|non|un)[ -]?cancell?able|"
+    r"\b(cannot|can not|can.t|can no longer) be cancell?ed\b"
+)
+_SPELLINGS = {
+    "already_cancelled": ALREADY_CANCELLED,
+    "already_canceled": ALREADY_CANCELLED,
+    "not_cancellable": NOT_CANCELLABLE,
+    "not_cancelable": NOT_CANCELLABLE,
+}
+
+
+def maybe_applied(response: Response) -> bool:
+    """Whether a failed answer leaves open that the cancel was applied (5xx but 501)."""
+    return response.status >= 500 and response.status != 501
+
+
+def should_retry(response: Response) -> bool:
+    """Whether the answer is worth another attempt; ``x-should-retry`` has the last word."""
+    if response.status < 400:
+        return False
+    hint = (response.header(b"x-should-retry") or "").lower()
+    if hint in ("true", "false"):
+        return hint == "true"
+    return response.status in RETRYABLE
+
+
+def retry_wait(response: Response, now: datetime) -> float | None:
+    """Seconds the server asks to wait, by its own ``Date``; ``None`` without a sensible hint."""
+    waits = (
+        _seconds(response.header(b"retry-after-ms"), 1000),
+        _seconds(response.header(b"retry-after"), 1),
+        _until(parse_http_date(response.header(b"retry-after") or ""), response, now),
+        rate_limit_wait(response, now) if response.status == 429 else None,
+    )
+    return next((wait for wait in waits if wait is not None), None)
+
+
+def reset_at(response: Response, now: datetime) -> datetime | None:
+    """When the server takes requests again, by its own clock."""
+    wait = retry_wait(response, now)
+    try:
+        return None if wait is None else _date(response, now) + timedelta(seconds=wait)
+    except OverflowError:
+        return None
+
+
+def rate_limit_wait(response: Response, now: datetime) -> float | None:
+    """Seconds until ``X-RateLimit-Reset`` (Unix seconds), by the server's own ``Date``."""
+    return _until(_moment(response.header(b"x-ratelimit-reset") or ""), response, now)
+
+
+def count(text: str | None) -> int | None:
+    """A header that is a whole number, as an ``int``."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def _seconds(text: str | None, unit: int) -> float | None:
+    if not text or not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", text):
+        return None
+    return _sensible(float(text) / unit)
+
+
+def _until(moment: datetime | None, response: Response, now: datetime) -> float | None:
+    return None if moment is None else _sensible((moment - _date(response, now)).total_seconds())
+
+
+def _sensible(wait: float) -> float | None:
+    return wait if 0 <= wait <= LONGEST_HINT else None
+
+
+def _date(response: Response, now: datetime) -> datetime:
+    return parse_http_date(response.header(b"date") or "") or now
+
+
+def _moment(text: str) -> datetime | None:
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text):
+        return None
+    try:
+        return datetime.fromtimestamp(float(text), timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+class Announcement(NamedTuple):
+    """What the server says of its version's end, in headers."""
+
+    sunset: datetime | None
+    deprecated_since: datetime | None
+    successor: str | None
+
+
+def announcement(response: Response) -> Announcement | None:
+    """``Sunset``, ``Deprecation: @unix`` and ``Link; rel="successor-version"``, if any is sent."""
+    sunset = parse_http_date(response.header(b"sunset") or "")
+    since = response.header(b"deprecation") or ""
+    deprecated = _moment(since[1:]) if since.startswith("@") else None
+    link = re.search(
+        r'<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?[^"<>,;]{0,100}\bsuccessor-version\b',
+        response.header(b"link") or "",
+        re.IGNORECASE,
+    )
+    if not (sunset or deprecated or link):
+        return None
+    return Announcement(sunset, deprecated, readable(link[1]) if link else None)
+
+
+class ErrorBody(NamedTuple):
+    """What an error's body says: machine code, words for people, the 422 list."""
+
+    code: str | None
+    words: str
+    errors: list[dict[str, Any]]
+
+
+def read_error(response: Response) -> ErrorBody:
+    """Read an error's body, in any envelope of contract/CONTRACT.md; never raises.
+
+    ``code`` is ``already_cancelled`` or ``not_cancellable`` where the body means one of them and
+    not the other, else the server's own code, else ``None``.
+    """
+    data = load_json(response)
+    if isinstance(data, Unusable):
+        text = response.body.decode("utf-8", "replace").strip()
+        empty = not text and not response.problem
+        return ErrorBody(None, "" if empty else readable(text) or f"the body {data.why}", [])
+    texts = list(_texts(data))
+    codes = [text for _, text in texts if re.fullmatch(_CODE, text)]
+    spelled = [code.lower().replace("-", "_") for code in codes]
+    known = {_SPELLINGS[code] for code in spelled if code in _SPELLINGS}
+    if not known:
+        prose = [text for _, text in texts]
+        known = {ALREADY_CANCELLED} if any(re.search(_ALREADY, text) for text in prose) else set()
+        known |= {NOT_CANCELLABLE} if any(re.search(_NOT, text) for text in prose) else set()
+    own = [text for name, text in texts if name in ("code", "error", "type") and text in codes]
+    code = next(iter(known or own), None) if len(known) < 2 else None
+    detail = data.get("detail") if isinstance(data, dict) else None
+    errors = [item for item in detail if isinstance(item, dict)] if isinstance(detail, list) else []
+    words = (
+        [_validation(item) for item in errors]
+        or [text for name, text in texts if name in ("detail", "message", "msg")]
+        or [text for _, text in texts]
+    )
+    return ErrorBody(code, readable("; ".join(dict.fromkeys(words))), errors)
+
+
+def _texts(data: Any) -> Iterator[tuple[str, str]]:
+    """The texts an envelope may speak through, with their names, codes first."""
+    if isinstance(data, str):
+        yield "detail", data
+    if not isinstance(data, dict):
+        return
+    for name in ("code", "error", "type", "detail", "message", "title", "msg"):
+        value = data.get(name)
+        if isinstance(value, dict):
+            for inner in ("code", "error", "type", "detail", "message", "title"):
+                if isinstance(value.get(inner), str):
+                    yield inner, value[inner]
+        elif isinstance(value, str) and value != "about:blank":
+            # RFC 9457: the problem's type is a URI, and its last segment names the problem.
+            last = re.split(r"[/#:]", value.rstrip("/"))[-1] if name == "type" else value
+            yield name, last
+
+
+def _validation(item: dict[str, Any]) -> str:
+    where = item.get("loc")
+    path = ".".join(map(str, where)) if isinstance(where, list) else ""
+    return f"{path}: {item.get('msg')}" if path else str(item.get("msg"))
+
+
+def readable(text: str) -> str:
+    """A server's text as one printable line of at most 300 characters."""
+    line = "".join(char if char.isprintable() else " " for char in text[:1000])
+    line = " ".join(line.split())
+    return line if len(line) <= 300 else line[:299] + "…"

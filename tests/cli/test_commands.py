@@ -1,0 +1,209 @@
+"""The command: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from revenuebase_compat.cli.main import main
+from revenuebase_compat.testing.sandbox import Sandbox
+from tests.conftest import TEST_KEY
+from tests.support.fault_server import FaultServer
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if "REVENUEBASE" not in name}
+    return subprocess.run(
+        [sys.executable, "-m", "revenuebase_compat", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=clean | environ,
+        check=False,
+    )
+
+
+def test_cancel_in_the_sandbox() -> None:
+    done = run("cancel", "42", "--sandbox")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        "job 42 (job-42.csv) is CANCELLING, by API v2 (SUNSET): API v1 ended on 2026-07-07\n"
+    )
+    assert done.stderr == ""
+
+
+def test_a_wait_in_the_sandbox_ends() -> None:
+    done = run("cancel", "42", "--sandbox", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("job 42 (job-42.csv) is CANCELLED, by API v2 (SUNSET): ")
+
+
+def test_a_wait_that_is_over_says_so() -> None:
+    with Sandbox(jobs=[42]) as sandbox:
+        where = {"BASE_URL": sandbox.base_url, "API_KEY": sandbox.api_key}
+        variables = {f"REVENUEBASE_{name}": value for name, value in where.items()}
+        done = run("cancel", "42", "--wait", "0.1", **variables)
+    assert done.returncode == 0, done.stderr
+    assert "is CANCELLING" in done.stdout
+    assert done.stdout.endswith("; it had not ended in 0.1 s\n")
+
+
+def test_cancel_before_the_sunset(capsys: pytest.CaptureFixture[str]) -> None:
+    done = run("cancel", "42", "--sandbox", REVENUEBASE_V1_SUNSET="2999-01-01")
+    assert "by API v2 (V1_GONE)" in done.stdout
+    assert "answered 410" in done.stderr
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        monkeypatch.setenv("REVENUEBASE_API_KEY", TEST_KEY)
+        monkeypatch.setenv("REVENUEBASE_BASE_URL", server.base_url)
+        yield server
+
+
+def test_json_is_one_object_a_line_for_every_job(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.jobs[2] = "COMPLETED"
+    assert main(["cancel", "1", "2", "1", "--json"]) == 1
+    out, err = capsys.readouterr()
+    first, second = map(json.loads, out.splitlines())
+    assert first == {
+        "process_id": 1,
+        "ok": True,
+        "filename": "1.csv",
+        "current_status": "CANCELLING",
+        "message": first["message"],
+        "version": "v2",
+        "reason": "SUNSET",
+        "attempts": 1,
+    }
+    assert second == {
+        "process_id": 2,
+        "ok": False,
+        "error": "NotCancellableError",
+        "code": "not_cancellable",
+        "message": second["message"],
+        "outcome_unknown": False,
+    }
+    assert err.splitlines()[0] == "1/2 job 1 cancelled"
+    assert err.splitlines()[1].startswith("2/2 job 2 NotCancellableError: job 2: API v2 answered")
+
+
+def test_errors_go_to_stderr(server: FaultServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.jobs[2] = "COMPLETED"
+    assert main(["cancel", "2"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("NotCancellableError: job 2: API v2 answered 400 not_cancellable")
+    assert TEST_KEY not in err
+
+
+def test_route(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["route", "42"]) == 0
+    assert main(["route", "42", "--at", "2026-06-01"]) == 0
+    assert main(["route", "42", "--at", "2026-06-01", "--json"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "job 42: v2 (SUNSET): API v1 ended on 2026-07-07",
+        "job 42: v1 (DEFAULT): API v1 lives until 2026-07-07",
+        '{"process_id": 42, "ok": true, "version": "v1", "reason": "DEFAULT"}',
+    ]
+
+
+def test_route_where_v1_is_retired(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REVENUEBASE_API_VERSION", "v1")
+    monkeypatch.setenv("REVENUEBASE_AFTER_SUNSET", "raise")
+    assert main(["route", "42", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"] == "ApiVersionRetiredError"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "words"),
+    [
+        (["cancel"], {}, "no ids: give some, or --from-file FILE"),
+        (["cancel", "x"], {}, "process_id 'x' is no process id: give an int from 1"),
+        (["cancel", "0"], {}, "process_id '0'"),
+        (["cancel", "42"], {}, "api_key (REVENUEBASE_API_KEY) is missing"),
+        (["cancel", "42"], {"REVENUEBASE_TIMEOUT": "soon"}, "timeout (REVENUEBASE_TIMEOUT) 'soon'"),
+        (["cancel", "42"], {"REVENUEBASE_API_KEY": "a\tb"}, "api_key (REVENUEBASE_API_KEY): holds"),
+        (["route", "1", "--at", "07/08/2026"], {}, "'07/08/2026' is no date: give ISO 8601"),
+        (["sandbox", "--port", "70000"], {}, "'70000' is no port"),
+        (["sandbox", "--now", "soon"], {}, "'soon' is no date"),
+        (["cancle", "42"], {}, "cancle"),
+        ([], {}, "COMMAND"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: list[str], environ: dict[str, str], words: str
+) -> None:
+    done = run(*arguments, **environ)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+
+
+def test_help_and_version() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "cancel jobs" in done.stdout
+    assert run("--version").stdout.startswith("revenuebase-compat ")
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    command = f"{sys.executable} -m revenuebase_compat route $(seq 1 5000) | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
+
+
+def test_sandbox_serves_until_told_to_stop() -> None:
+    command = [sys.executable, "-m", "revenuebase_compat", "sandbox", "--port", "0"]
+    command += ["--now", "2026-06-01", "--jobs", "7"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None
+        exported = dict(word.split("=", 1) for word in it.stdout.readline().split() if "=" in word)
+        headers = {"x-key": exported["REVENUEBASE_API_KEY"]}
+        url = exported["REVENUEBASE_BASE_URL"] + "/v1/cancel-process"
+        assert url.startswith("http://127.0.0.1:")
+        answer = httpx.post(url, json={"process_id": 7}, headers=headers, trust_env=False)
+        assert answer.json()["current_status"] == "CANCELLING"
+        it.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        assert it.wait(10) == 0
+        assert time.monotonic() - started < 5
+        assert it.stderr is not None
+        assert it.stderr.read() == "serving until Ctrl-C\n"
+
+
+def test_a_port_in_use_is_said_plainly() -> None:
+    with FaultServer() as server:
+        done = run("sandbox", "--port", str(server.port))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"revenuebase-compat: port {server.port}: Address already in use")
+
+
+def test_without_its_extra_the_sandbox_names_what_to_install() -> None:
+    blocked = "import sys; sys.modules['fastapi'] = None\n"
+    program = blocked + "from revenuebase_compat.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "cancel", "42", "--sandbox"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'revenuebase-compat[sandbox]'" in done.stderr

@@ -1,0 +1,147 @@
+"""The demo tells what happened: each line against what the sandbox saw, and no line more."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+import pytest
+
+from revenuebase_compat.cli.demo import Story, main
+from revenuebase_compat.testing.sandbox import Sandbox
+
+ROW = re.compile(r"  (\S+|) +(GET|POST) (/\S+) +(no answer|\d{3})(?: +(.+))?")
+
+pytestmark = pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(jobs=range(1, 100)) as sandbox:
+        yield sandbox
+
+
+def test_each_line_is_what_the_sandbox_saw(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slept: list[float] = []
+    assert Story(sandbox, slept.append).tell()
+    told = capsys.readouterr().out
+    rows = [row.groups() for row in map(ROW.fullmatch, told.splitlines()) if row]
+    assert [row[1:4] for row in rows] == [
+        (served.method, served.path, str(served.status or "no answer"))
+        for served in sandbox.requests
+    ]
+    assert f"\n{len(sandbox.requests)} requests, everything as told\n" in told
+
+    # Who was told CANCELLING is so in the sandbox's books, and nobody else is.
+    calls: list[str] = []
+    for call, *_rest, got in rows:
+        calls.append(call or calls[-1])
+        if (got or "").startswith("CANCELLING"):
+            assert sandbox.jobs[_job(calls[-1])].status == "CANCELLING"
+    cancelled = {_job(call) for call in calls}
+    assert {job for job, at in sandbox.jobs.items() if at.status != "QUEUED"} == cancelled
+    # Where nobody watches, nothing waits but the client, once, for the lost answer.
+    assert len(slept) == 1
+    assert slept[0] <= 0.5
+
+
+def _job(call: str) -> int:
+    return int(call.rstrip(")").partition("(")[2])
+
+
+def test_the_story(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(lambda _seconds: None) == 0
+    told = capsys.readouterr().out
+    assert all(len(line) < 80 for line in told.splitlines())
+    story = [
+        "\n2026-06-01",
+        "cancel_job(42)  POST /v1/cancel-process  200        CANCELLING, v1 (DEFAULT)",
+        "WARNING:revenuebase_compat:RevenueBase API v1 ends on 2026-07-07",
+        "\n2026-06-15  v2_rollout=50",
+        "cancel_job(2)   POST /v2/jobs/2/cancel   200        CANCELLING, v2 (ROLLOUT)",
+        "cancel_job(3)   POST /v1/cancel-process  200        CANCELLING, v1 (DEFAULT)",
+        "\n2026-07-01",
+        "cancel_job(43)  POST /v1/cancel-process  410\n",
+        "POST /v2/jobs/43/cancel  200        CANCELLING, v2 (V1_GONE)",
+        "\n2026-07-07",
+        "old_script(44)  POST /v1/cancel-process  410        410 Gone",
+        "API v1 is retired. Use /v2/ instead.",
+        "cancel_job(44)  POST /v2/jobs/44/cancel  200        CANCELLING, v2 (SUNSET)",
+        "cancel_job(45)  POST /v2/jobs/45/cancel  no answer\n",
+        "POST /v2/jobs/45/cancel  400\n",
+        "GET /v2/jobs/45          200        CANCELLING, v2 (SUNSET)",
+        "job 45 in the sandbox's own books: CANCELLING",
+    ]
+    found = [told.find(part) for part in story]
+    assert -1 not in found, story[found.index(-1)]
+    assert found == sorted(found)
+
+
+def test_an_api_that_does_otherwise_is_told_truly(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.sunset = datetime(2026, 5, 1, tzinfo=timezone.utc)
+    assert not Story(sandbox, lambda _seconds: None).tell()
+    told = capsys.readouterr().out
+    first = told.partition("2026-06-15")[0]
+    assert "POST /v1/cancel-process  410\n" in first
+    assert "CANCELLING, v2 (V1_GONE)" in first
+    assert "NOT as told: 200: CANCELLING, v1 (DEFAULT)" in first
+    assert "NOT everything as told" in told
+
+
+def test_an_error_is_told_with_its_words(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.fail("v2", 403)
+    assert not Story(sandbox, lambda _seconds: None).tell()
+    told = capsys.readouterr().out
+    assert "POST /v2/jobs/44/cancel  403        PermissionDeniedError" in told
+    assert "job 44: API v2 answered 403: Forbidden" in told
+
+
+@pytest.mark.parametrize("rich", [True, False])
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_on_a_terminal(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, rich: bool, no_color: str
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    else:
+        monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    slept: list[float] = []
+    assert Story(sandbox, slept.append).tell()
+    told = terminal.getvalue()
+    assert ("\x1b[32m" in told) == (rich and not no_color)
+    plain = re.sub(r"\x1b\[\d*m", "", told)
+    assert "\n  cancel_job(42)  POST /v1/cancel-process  200        CANCELLING, v1" in plain
+    assert "WARNING:revenuebase_compat:RevenueBase API v1 ends" in plain
+    assert 8 < sum(slept) < 11
+
+
+def test_without_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['fastapi'] = None\n"
+        "from revenuebase_compat.cli.demo import main\n"
+        "try: main()\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.count("\n") == 1, done.stderr
+    assert "pip install 'revenuebase-compat[sandbox]'" in done.stdout

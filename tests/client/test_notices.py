@@ -1,0 +1,279 @@
+"""The deprecation log and the warning: what, when, how often, and at which line it points."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from inspect import currentframe
+from types import FrameType
+
+import pytest
+
+import revenuebase_compat as rc
+from tests.conftest import TEST_KEY
+from tests.support import AFTER, BEFORE, SUNSET, FakeTime
+from tests.support.fault_server import FaultServer, gone, packed, respond
+
+LOGGER = "revenuebase_compat"
+
+
+def settings(server: FaultServer, **more: object) -> rc.Settings:
+    return rc.Settings(TEST_KEY, base_url=server.base_url, **more)  # type: ignore[arg-type]
+
+
+def line() -> int:
+    frame = currentframe()
+    assert isinstance(frame, FrameType)
+    assert isinstance(frame.f_back, FrameType)
+    return frame.f_back.f_lineno
+
+
+def test_points_at_the_callers_line() -> None:
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        with pytest.warns(rc.ApiDeprecationWarning) as caught:
+            here = line() + 1
+            client.cancel_job(1)
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, here)]
+
+
+def test_points_at_the_callers_line_for_the_facade() -> None:
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        with pytest.warns(rc.ApiDeprecationWarning) as caught:
+            here = line() + 1
+            rc.cancel_job(1, client=client)
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, here)]
+
+
+def test_points_at_the_callers_line_when_awaited() -> None:
+    lines: list[int] = []
+
+    async def main(server: FaultServer) -> None:
+        async with FakeTime(BEFORE).async_client(settings(server)) as client:
+            lines.append(line() + 1)
+            await client.cancel_job(1)
+
+    with FaultServer() as server, pytest.warns(rc.ApiDeprecationWarning) as caught:
+        asyncio.run(main(server))
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, lines[0])]
+
+
+def test_points_at_the_callers_line_under_gather_and_in_tasks() -> None:
+    lines: list[int] = []
+
+    async def main(server: FaultServer) -> None:
+        async with FakeTime(BEFORE).async_client(settings(server)) as client:
+            lines.append(line() + 1)
+            await asyncio.gather(client.cancel_job(1), client.cancel_job(2))
+            lines.append(line() + 1)
+            task = asyncio.create_task(client.cancel_job(3))
+            await task
+
+    with FaultServer() as server, pytest.warns(rc.ApiDeprecationWarning) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main(server))
+    assert {w.filename for w in caught} == {__file__}
+    assert [w.lineno for w in caught] == [lines[0], lines[0], lines[1]]
+
+
+def test_points_at_the_callers_line_in_threads() -> None:
+    lines: list[int] = []
+
+    def work(client: rc.Client, process_id: int) -> None:
+        lines.append(line() + 1)
+        client.cancel_job(process_id)
+
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        with pytest.warns(rc.ApiDeprecationWarning) as caught:
+            thread = threading.Thread(target=work, args=(client, 1))
+            thread.start()
+            thread.join()
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, lines[0])]
+
+
+def test_warned_once_per_line_by_pythons_default() -> None:
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for process_id in range(1, 6):
+                client.cancel_job(process_id)
+            client.cancel_job(6)
+    assert len(caught) == 2
+
+
+def test_an_error_made_of_the_warning_comes_before_anything_is_sent() -> None:
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        warnings.simplefilter("error")
+        with pytest.raises(rc.ApiDeprecationWarning, match="ends on 2026-07-07"):
+            client.cancel_job(1)
+        assert server.seen == []
+
+
+def test_a_notice_after_an_answer_never_raises() -> None:
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        server.script(gone(announced=True), version="v1")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", message=".*jobs are still cancelled")
+            assert client.cancel_job(1).route.reason is rc.RouteReason.V1_GONE
+
+
+@pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
+def test_logged_once_an_hour_with_the_number_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    fake = FakeTime(BEFORE)
+    with FaultServer() as server, fake.client(settings(server)) as client:
+        for process_id in range(1, 11):
+            client.cancel_job(process_id)
+        assert len(caplog.records) == 1
+        fake.elapsed += 3599
+        client.cancel_job(11)
+        assert len(caplog.records) == 1
+        fake.elapsed += 1
+        client.cancel_job(12)
+    assert len(caplog.records) == 2
+    assert "(10 like this were left out since it was last said)" in caplog.messages[1]
+    assert caplog.records[1].__dict__["left_out"] == 10
+
+
+@pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
+def test_one_log_line_for_many_threads_and_clients(caplog: pytest.LogCaptureFixture) -> None:
+    fake = FakeTime(BEFORE)
+
+    def work(process_id: int) -> None:
+        with fake.client(settings(server)) as client:
+            client.cancel_job(process_id)
+
+    with FaultServer() as server, ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(1, 41)))
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
+@pytest.mark.parametrize(
+    ("now", "level"),
+    [
+        (SUNSET - timedelta(days=90, microseconds=1), logging.INFO),
+        (SUNSET - timedelta(days=90), logging.WARNING),
+        (SUNSET - timedelta(microseconds=1), logging.WARNING),
+        (SUNSET, logging.ERROR),
+    ],
+)
+def test_the_level_rises_with_time(
+    now: datetime, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    with FaultServer() as server:
+        made = settings(server, api_version="v1", after_sunset="try")
+        with FakeTime(now).client(made) as client:
+            client.cancel_job(1)
+    record = next(record for record in caplog.records if record.name == LOGGER)
+    assert record.levelno == level
+    assert record.__dict__["api_version"] == "v1"
+    assert record.__dict__["route_reason"] == "PINNED"
+    assert record.__dict__["sunset"] == "2026-07-07T00:00:00+00:00"
+    assert record.__dict__["notice"] == "uses_v1"
+    assert record.__dict__["successor"] == "POST /v2/jobs/{process_id}/cancel"
+    assert 'api_version="auto" (REVENUEBASE_API_VERSION=auto)' in record.getMessage()
+
+
+def test_a_v1_setting_that_was_migrated_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with FaultServer() as server:
+        with FakeTime(AFTER).client(settings(server, api_version="v1")) as client:
+            with pytest.warns(rc.ApiDeprecationWarning, match="ended on 2026-07-07"):
+                assert str(client.cancel_job(1).route) == "v2 (SUNSET)"
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_call_that_failed_because_of_v1_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    with FaultServer() as server:
+        made = settings(server, api_version="v1", after_sunset="raise")
+        with FakeTime(AFTER).client(made) as client:
+            with pytest.raises(rc.ApiVersionRetiredError, match="REVENUEBASE_API_VERSION=auto"):
+                client.cancel_job(1)
+        assert server.seen == []
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_v1_gone_early_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        server.script(gone(), version="v1")
+        with pytest.warns(rc.ApiDeprecationWarning):
+            client.cancel_job(1)
+    assert [record.__dict__["notice"] for record in caplog.records] == ["uses_v1", "v1_retired"]
+    assert "answered 410" in caplog.messages[1]
+
+
+@pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
+def test_a_servers_earlier_date_wins(caplog: pytest.LogCaptureFixture) -> None:
+    fake = FakeTime(BEFORE)
+    headers = {
+        "Sunset": "Mon, 15 Jun 2026 00:00:00 GMT",
+        "Deprecation": "@1767225600",
+        "Link": '</v2/jobs/1/cancel>; rel="successor-version"',
+    }
+    with FaultServer() as server, fake.client(settings(server)) as client:
+        server.always(packed("announces its end", headers=headers), version="v1")
+        client.cancel_job(1)
+        fake.elapsed += 3600
+        client.cancel_job(2)
+        fake.elapsed += 14 * 86_400
+        client.cancel_job(3)
+    assert [
+        (r.__dict__["notice"], r.__dict__["sunset"][:10], r.levelno) for r in caplog.records
+    ] == [
+        ("uses_v1", "2026-07-07", logging.WARNING),
+        ("announced", "2026-06-15", logging.WARNING),
+        ("uses_v1", "2026-06-15", logging.WARNING),
+        ("announced", "2026-06-15", logging.WARNING),
+        ("uses_v1", "2026-06-15", logging.ERROR),
+        ("announced", "2026-06-15", logging.WARNING),
+    ]
+    assert caplog.records[1].__dict__["successor"] == "/v2/jobs/1/cancel"
+    assert "ended on 2026-06-15" in caplog.messages[4]
+
+
+def test_nothing_is_said_where_v1_plays_no_part(caplog: pytest.LogCaptureFixture) -> None:
+    with FaultServer() as server:
+        with FakeTime(AFTER).client(settings(server)) as client:
+            client.cancel_job(1)
+        with FakeTime(BEFORE).client(settings(server, api_version="v2")) as client:
+            client.cancel_job(2)
+        with FakeTime(BEFORE).client(settings(server, v2_rollout=100)) as client:
+            client.cancel_job(3)
+        server.script(respond(401, {"detail": "Not authenticated"}))
+        with FakeTime(AFTER).client(settings(server)) as client:
+            with pytest.raises(rc.AuthenticationError):
+                client.cancel_job(4)
+    assert caplog.records == []
+
+
+def test_a_stripped_key_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        rc.Client(rc.Settings(f" {TEST_KEY}\n")).close()
+    assert len(caplog.records) == 1
+    assert "white space" in caplog.text
+    assert TEST_KEY not in caplog.text
+
+
+def test_without_any_logging_configured_stderr_still_shows_it() -> None:
+    program = f"""
+import datetime
+from revenuebase_compat import Client, Settings
+from tests.support.fault_server import FaultServer
+june = datetime.datetime(2026, 6, 1, tzinfo=datetime.timezone.utc)
+with FaultServer() as server:
+    with Client(Settings({TEST_KEY!r}, base_url=server.base_url), clock=lambda: june) as client:
+        client.cancel_job(1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stderr.startswith("RevenueBase API v1 ends on 2026-07-07")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""

@@ -1,0 +1,50 @@
+"""The README's reliability table is what a run produces, and all of our cells are right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.tools.reliability import REPOSITORY, Cell, Severity, markdown, table
+
+# Installs the vendor's SDK on first use, and waits for those that never end.
+pytestmark = pytest.mark.slow
+
+BEGIN, END = "<!-- reliability table -->", "<!-- /reliability table -->"
+
+
+@pytest.fixture(scope="module")
+def cells() -> Mapping[str, Mapping[str, Cell]]:
+    return table()
+
+
+def test_what_we_tell_is_right(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+    wrong = {
+        f"{title} ({contender})": str(of[contender])
+        for title, of in cells.items()
+        for contender in ("ours", "ours_async")
+        if of[contender].severity is not Severity.RIGHT
+    }
+    assert wrong == {}
+
+
+def test_sync_and_async_tell_the_same(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+    assert {title: of["ours"] for title, of in cells.items()} == {
+        title: of["ours_async"] for title, of in cells.items()
+    }
+
+
+def test_the_judge_finds_fault_with_others(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+    assert {of[name].severity for of in cells.values() for name in ("httpx", "sdk")} == set(
+        Severity
+    )
+
+
+def test_the_readme_shows_this_table(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    assert readme.count(BEGIN) == readme.count(END) == 1
+    shown = readme.partition(BEGIN)[2].partition(END)[0]
+    assert shown.strip().splitlines() == markdown(cells).splitlines(), (
+        "put the output of `python -m tests.tools.reliability` between the markers in README.md"
+    )
