@@ -20,13 +20,13 @@ it, ``transport`` sends, ``notices`` speaks. Optional parts are modules of their
 
 from __future__ import annotations
 
-from revenuebase_compat._version import __version__
+from ._version import __version__
 
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
 if TYPE_CHECKING:
-    from revenuebase_compat.client.facade import AsyncClient, Client, cancel_job
-    from revenuebase_compat.client.notices import ApiDeprecationWarning
-    from revenuebase_compat.core.errors import (
+    from .client.facade import AsyncClient, Client, cancel_job
+    from .client.notices import ApiDeprecationWarning
+    from .core.errors import (
         AlreadyCancelledError,
         ApiVersionRetiredError,
         AuthenticationError,
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
         TransportError,
         UnexpectedResponseError,
     )
-    from revenuebase_compat.core.events import CancelEvent
-    from revenuebase_compat.core.models import CancelResult, JobOutcome, JobStatus
-    from revenuebase_compat.core.routes import Route, RouteContext, RouteReason
-    from revenuebase_compat.core.settings import Settings
+    from .core.events import CancelEvent
+    from .core.models import CancelResult, JobOutcome, JobStatus
+    from .core.routes import Route, RouteContext, RouteReason
+    from .core.settings import Settings
 
 # Imported on first use, so that ``import revenuebase_compat`` costs next to nothing; the cheap
 # modules are looked through first.

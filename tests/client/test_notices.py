@@ -204,7 +204,7 @@ def test_v1_gone_early_is_logged(caplog: pytest.LogCaptureFixture) -> None:
         server.script(gone(), version="v1")
         with pytest.warns(rc.ApiDeprecationWarning):
             client.cancel_job(1)
-    assert [record.__dict__["notice"] for record in caplog.records] == ["uses_v1", "v1_retired"]
+    assert [record.__dict__["notice"] for record in caplog.records] == ["uses_v1", "v1_gone"]
     assert "answered 410" in caplog.messages[1]
 
 

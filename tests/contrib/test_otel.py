@@ -185,7 +185,7 @@ def test_the_processes_own_provider_may_come_later() -> None:
     """Settings are often made when a module is imported, and the SDK is set up after that."""
     program = f"""
 from revenuebase_compat import Client, Settings
-from revenuebase_compat.otel import CancelMetrics
+from revenuebase_compat.contrib.otel import CancelMetrics
 settings = Settings({TEST_KEY!r}, base_url="http://127.0.0.1:1", on_event=CancelMetrics())
 
 from opentelemetry import metrics

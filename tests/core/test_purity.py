@@ -146,7 +146,7 @@ def test_nothing_in_the_core_imports_what_is_above_it(path: str) -> None:
 
 def test_a_whole_call_touches_nothing_but_what_it_is_given() -> None:
     program = """
-from revenuebase_compat.core import flow
+from revenuebase_compat.core import cancellation
 from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.core.wire import Response
 
@@ -171,7 +171,7 @@ try:
 except Exception as error:
     assert "is about another job, 42" in str(error), error
 assert not script
-assert [notice.kind.value for notice in heard] == ["uses_v1", "announced", "v1_retired"], heard
+assert [notice.kind.value for notice in heard] == ["uses_v1", "announced", "v1_gone"], heard
 """
     touched, modules = run(SEALED + program + REPORT)
     assert touched == []

@@ -18,7 +18,7 @@ from revenuebase_compat import ApiVersionRetiredError, Route, RouteReason, Setti
 from revenuebase_compat.core.rollout import Rollout
 from revenuebase_compat.core.routes import RouteContext
 from revenuebase_compat.core.routing import EvaluateFlag, decide
-from revenuebase_compat.core.versions import FINAL_STRETCH, LIFECYCLES, V1, V2, Phase, phase
+from revenuebase_compat.core.versions import FINAL_STRETCH, V1, V1_SUNSET, V2, Phase, phase
 from tests.support import AFTER, BEFORE, SUNSET, UTC
 
 JOB = 42
@@ -242,8 +242,7 @@ def test_without_a_zone_the_sunset_is_utc(written: Any) -> None:
 
 
 def test_the_default_sunset_is_the_published_day() -> None:
-    assert Settings().v1_sunset == SUNSET == LIFECYCLES[V1].sunset
-    assert LIFECYCLES[V2].sunset is None
+    assert Settings().v1_sunset == SUNSET == V1_SUNSET
     assert [Version("1"), Version("2")] == [V1, V2]
 
 
@@ -268,7 +267,6 @@ def test_phases(now: datetime, expected: Phase) -> None:
         Route(V2, RouteReason.SUNSET),
         RouteContext(JOB, BEFORE, SUNSET, Phase.SUNSETTING, 5.0),
         Rollout(),
-        LIFECYCLES[V1],
     ],
     ids=lambda value: type(value).__name__,
 )

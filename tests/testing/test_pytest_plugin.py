@@ -85,21 +85,23 @@ def test_a_default_client_from_before_is_put_aside(pytester: pytest.Pytester) ->
     pytester.makepyfile(
         HEAD
         + """
-    from revenuebase_compat import Client, ConfigurationError, Settings, client
+    from revenuebase_compat import Client, ConfigurationError, Settings
+    from revenuebase_compat.client.memory import memory
 
     ours = []
-    theirs = client._default["client"] = Client(Settings("rb_test_theirs"))
+    theirs = memory.default_client = Client(Settings("rb_test_theirs"))
 
     def test_in_between(revenuebase_sandbox):
         revenuebase_sandbox.add_job(1)
         assert str(cancel_job(1).route) == "v2 (SUNSET)"
-        ours.append(client._default["client"])
+        ours.append(memory.default_client)
 
     def test_afterwards():
         with pytest.raises(ConfigurationError, match="closed"):
             ours[0].cancel_job(1)
-        assert client._default.pop("client") is theirs
-        theirs._send.check_open()
+        assert memory.default_client is theirs
+        memory.default_client = None
+        theirs.runtime.send.check_open()
     """
     )
     pytester.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=2)
@@ -219,6 +221,7 @@ def test_loading_it_is_cheap() -> None:
     assert done.stdout.split() == [
         "revenuebase_compat",
         "revenuebase_compat._version",
+        "revenuebase_compat.testing",
         "revenuebase_compat.testing.pytest_plugin",
     ]
 

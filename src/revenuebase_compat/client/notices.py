@@ -15,8 +15,9 @@ from datetime import datetime
 from types import FrameType
 from typing import Any, Literal
 
+from revenuebase_compat.core.endpoints import CANCEL
 from revenuebase_compat.core.notices import Notice, NoticeKind
-from revenuebase_compat.core.versions import LIFECYCLES, V1, V2, Phase, phase
+from revenuebase_compat.core.versions import Phase, phase
 
 from .memory import memory
 
@@ -93,7 +94,7 @@ def tell(notice: Notice, site: CallSite | None = None) -> None:
         api_version=version,
         route_reason=reason,
         sunset=sunset.isoformat(),
-        successor=notice.successor or LIFECYCLES[V2].cancel,
+        successor=notice.successor or CANCEL.successor,
     )
     # Only before a request: an error made of a warning must never eat the result of a cancel.
     if kind in (NoticeKind.USES_V1, NoticeKind.MIGRATED):
@@ -124,7 +125,7 @@ def _words(notice: Notice, sunset: datetime, stage: Phase) -> str:
     """What is called, until when, and what to set instead."""
     kind, route, settings = notice.kind, notice.route, notice.settings
     day = sunset.strftime("%Y-%m-%d")
-    old, new = LIFECYCLES[V1].cancel, LIFECYCLES[V2].cancel
+    old, new = CANCEL.call, CANCEL.successor
     ends = f"ended on {day}" if stage is Phase.RETIRED else f"ends on {day}"
     wanted = "v2" if settings.admits_v2 else "auto"
     instead = f'set api_version="{wanted}" (REVENUEBASE_API_VERSION={wanted}) to call {new}'

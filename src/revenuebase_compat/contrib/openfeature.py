@@ -33,7 +33,7 @@ _VARIANTS = {"v1": False, "v2": True}
 class OpenFeatureFlag:
     """Asks an OpenFeature flag, boolean (true is v2) or of the texts ``"v1"`` and ``"v2"``.
 
-    The process id is the targeting key; ``phase`` (of v1's life) and ``share`` (of the rollout,
+    The process id is the targeting key, where the request names a job; ``phase`` (of v1's life) and ``share`` (of the rollout,
     in percent) are in the context. A provider that fails, is not ready or not there, and a flag
     that is missing, disabled or of another type, has no opinion: never the default.
 
@@ -84,7 +84,8 @@ class OpenFeatureFlag:
 
 def _about(context: RouteContext) -> EvaluationContext:
     attributes = {"phase": context.phase.value, "share": context.share}
-    return EvaluationContext(str(context.process_id), attributes)
+    key = None if context.process_id is None else str(context.process_id)
+    return EvaluationContext(key, attributes)
 
 
 def _opinion(found: FlagEvaluationDetails[Any]) -> bool | None:

@@ -107,7 +107,7 @@ def now_of(context: CallContext) -> datetime:
 
 
 def route(
-    context: CallContext, process_id: int, now: datetime
+    context: CallContext, process_id: int | None, now: datetime
 ) -> Generator[EvaluateFlag, bool | None, Route]:
     """Decide, and send nothing."""
     settings = context.settings

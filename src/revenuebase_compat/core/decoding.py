@@ -1,17 +1,7 @@
-"""The wire: how a cancel goes up, and how an answer comes down, per version (pure).
+"""What comes back: a response or none, its body as strict JSON, the job in it (pure).
 
-v1 named the job in a JSON body, v2 names it in the path:
-
-==========  =====================================================  ============================
-            v1                                                     v2
-==========  =====================================================  ============================
-cancel      ``POST /v1/cancel-process``                            ``POST /v2/jobs/42/cancel``
-status      ``POST /v1/batch-process-email-status``                ``GET /v2/jobs/42``
-up          ``{"process_id": 42}``                                 no body
-down        ``process_id``, ``filename``, ``current_status``, ``message``: the same on both
-==========  =====================================================  ============================
-
-Source: contract/CONTRACT.md. What an answer other than 2xx means stands in ``answers``.
+The four fields of a job are the same on both versions (the vendor's OpenAPI documents). What an
+answer other than 2xx means stands in ``responses``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ class NoticeKind(str, Enum):
 
     USES_V1 = "uses_v1"
     MIGRATED = "migrated"
-    V1_GONE = "v1_retired"
+    V1_GONE = "v1_gone"
     V2_MISSING = "v2_missing"
     FAILED = "failed"
     ANNOUNCED = "announced"

@@ -6,8 +6,10 @@ v1 named the job in a JSON body, v2 names it in the path; the paths stand in ``e
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+from .endpoints import CANCEL, STATUS, Endpoint
 from .versions import V1, V2
 
 
@@ -26,17 +28,22 @@ class Wire(NamedTuple):
     status: Callable[[int], Request]
 
 
-def _v1_body(process_id: int) -> bytes:
-    return b'{"process_id":%d}' % process_id
+def _v1(endpoint: Endpoint) -> Callable[[int], Request]:
+    return lambda process_id: Request(
+        endpoint.method, endpoint.path, b'{"process_id":%d}' % process_id
+    )
+
+
+def to_v2(endpoint: Endpoint, process_id: int | None = None) -> Request:
+    """The request of v2 that took the endpoint's place."""
+    assert endpoint.v2_method and endpoint.v2_path  # noqa: S101 (only what has a successor moves)
+    path = endpoint.v2_path
+    if endpoint.names_job:
+        path = path.replace("{process_id}", str(process_id))
+    return Request(endpoint.v2_method, path)
 
 
 WIRES = {
-    V1: Wire(
-        lambda process_id: Request("POST", "/v1/cancel-process", _v1_body(process_id)),
-        lambda process_id: Request("POST", "/v1/batch-process-email-status", _v1_body(process_id)),
-    ),
-    V2: Wire(
-        lambda process_id: Request("POST", f"/v2/jobs/{process_id}/cancel"),
-        lambda process_id: Request("GET", f"/v2/jobs/{process_id}"),
-    ),
+    V1: Wire(_v1(CANCEL), _v1(STATUS)),
+    V2: Wire(partial(to_v2, CANCEL), partial(to_v2, STATUS)),
 }

@@ -1,6 +1,6 @@
 """What an answer means: the code of a 400, the server's words, whether and when to retry (pure).
 
-Sources: contract/CONTRACT.md for envelopes and rate limits; RFC 9110 for ``Retry-After`` and
+Sources: the vendor's pages and SDK tests for envelopes and rate limits; RFC 9110 for ``Retry-After`` and
 ``Date``; RFC 8594, RFC 9745 and RFC 8288 for ``Sunset``, ``Deprecation`` and ``Link``.
 """
 
@@ -144,7 +144,7 @@ class ErrorBody(NamedTuple):
 
 
 def read_error(response: Response) -> ErrorBody:
-    """Read an error's body, in any envelope of contract/CONTRACT.md; never raises.
+    """Read an error's body, in any envelope that was seen or is plausible; never raises.
 
     ``code`` is ``already_cancelled`` or ``not_cancellable`` where the body means one of them and
     not the other, else the server's own code, else ``None``.

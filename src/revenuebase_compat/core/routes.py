@@ -44,14 +44,14 @@ class RouteContext:
     """What a flag is told about the job it decides on.
 
     Attributes:
-        process_id: the job.
+        process_id: the job; ``None`` for somebody else's request that names none.
         now: the time of the decision (aware).
         sunset: when v1 ends, by the settings (aware).
         phase: where v1 stands in its life at ``now``.
         share: the rollout's share at ``now``, in percent.
     """
 
-    process_id: int
+    process_id: int | None
     now: datetime
     sunset: datetime
     phase: Phase

@@ -37,12 +37,15 @@ _V2_FLAG = Route(V2, RouteReason.FLAG)
 _V2_ROLLOUT = Route(V2, RouteReason.ROLLOUT)
 
 
-def decide(settings: Settings, process_id: int, now: datetime, *, v1_retired: bool) -> Decision:
+def decide(
+    settings: Settings, process_id: int | None, now: datetime, *, v1_retired: bool
+) -> Decision:
     """Choose the version for one job at ``now`` (aware).
 
     Args:
         settings: which versions are admitted, the sunset, flag and rollout.
-        process_id: the job, checked.
+        process_id: the job, checked; ``None`` for a request that names none, which has no place
+            in the rollout: only a share of 100 moves it.
         now: the time of the decision.
         v1_retired: whether v1 answered 410 a short while ago.
 
@@ -55,8 +58,9 @@ def decide(settings: Settings, process_id: int, now: datetime, *, v1_retired: bo
         if may_leave_v1(settings):
             return _V2_SUNSET
         if settings.after_sunset == "raise":
+            job = "" if process_id is None else f"job {process_id}: "
             raise ApiVersionRetiredError(
-                f"job {process_id}: API v1 was retired on {settings.v1_sunset.isoformat()} and "
+                f"{job}API v1 was retired on {settings.v1_sunset.isoformat()} and "
                 f"api_version={settings.api_version!r} admits nothing else; set "
                 'api_version="auto" (REVENUEBASE_API_VERSION=auto)',
                 process_id=process_id,
@@ -75,6 +79,8 @@ def decide(settings: Settings, process_id: int, now: datetime, *, v1_retired: bo
         )
         if opinion is not None:
             return _V2_FLAG if opinion else _V1_FLAG
+    if process_id is None:
+        return _V2_ROLLOUT if share >= 100 else _V1_DEFAULT
     if share > 0 and bucket(settings.rollout_salt, process_id) < share:
         return _V2_ROLLOUT
     return _V1_DEFAULT

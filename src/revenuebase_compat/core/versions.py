@@ -1,13 +1,12 @@
 """The API versions, when they end, and what follows them (pure data).
 
-A new version, or a new date, is an edit to this file and to ``wire``.
+A new date is an edit to this file, a new endpoint one to ``endpoints``.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import NamedTuple
 
 from packaging.version import Version
 
@@ -15,20 +14,8 @@ V1 = Version("1")
 V2 = Version("2")
 
 
-class Lifecycle(NamedTuple):
-    """What is published about the life of one version (contract/CONTRACT.md)."""
-
-    sunset: datetime | None
-    cancel: str
-
-
-# "Sunset: Tue, 07 Jul 2026"; hour and time zone are not given, so midnight UTC, the earliest.
+# The vendor's v1 pages say "Sunset: Tue, 07 Jul 2026"; hour and time zone are not given, so midnight UTC, the earliest.
 V1_SUNSET = datetime(2026, 7, 7, tzinfo=timezone.utc)
-
-LIFECYCLES = {
-    V1: Lifecycle(V1_SUNSET, "POST /v1/cancel-process"),
-    V2: Lifecycle(None, "POST /v2/jobs/{process_id}/cancel"),
-}
 
 #: From this long before its sunset on, using a version is worth a WARNING.
 FINAL_STRETCH = timedelta(days=90)

@@ -1,0 +1,64 @@
+"""The nine endpoints of API v1 and their successors on v2: one table (pure data).
+
+What is recognised and moved of other people's requests, the notices, the names of the vendor's
+SDK, the sandbox's routes and the README's table all derive from it. Source: the vendor's OpenAPI
+documents of v1 and v2; no request or answer field is renamed between the two.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Endpoint(NamedTuple):
+    """One call of v1, and what took its place.
+
+    Attributes:
+        name: short, for code and metrics.
+        method: v1's.
+        path: v1's, below the base URL.
+        v2_method: the successor's; ``None`` where v2 has none.
+        v2_path: likewise; ``{process_id}`` stands for the job.
+        names_job: whether the job moves from the JSON body into the path, and the body is dropped.
+            Where it is false, the body (if any) is sent as it is, and never read.
+    """
+
+    name: str
+    method: str
+    path: str
+    v2_method: str | None
+    v2_path: str | None
+    names_job: bool = False
+
+    @property
+    def call(self) -> str:
+        """The call of v1, such as ``POST /v1/cancel-process``."""
+        return f"{self.method} {self.path}"
+
+    @property
+    def successor(self) -> str | None:
+        """The call of v2, such as ``POST /v2/jobs/{process_id}/cancel``."""
+        return f"{self.v2_method} {self.v2_path}" if self.v2_path else None
+
+
+CANCEL = Endpoint(
+    "cancel", "POST", "/v1/cancel-process", "POST", "/v2/jobs/{process_id}/cancel", True
+)
+STATUS = Endpoint(
+    "status", "POST", "/v1/batch-process-email-status", "GET", "/v2/jobs/{process_id}", True
+)
+DOWNLOAD = Endpoint(
+    "download", "POST", "/v1/batch-download", "GET", "/v2/jobs/{process_id}/download", True
+)
+LIST = Endpoint("list", "GET", "/v1/queued-process", "GET", "/v2/jobs")
+CREDITS = Endpoint("credits", "GET", "/v1/credits", "GET", "/v2/account/balance")
+ROTATE_KEY = Endpoint("rotate_key", "GET", "/v1/new-api-key", "POST", "/v2/account/api-keys/rotate")
+VERIFY = Endpoint("verify", "POST", "/v1/process-email", "POST", "/v2/email/verify")
+UPLOAD = Endpoint("upload", "POST", "/v1/batch-upload", "POST", "/v2/email/verify/batch")
+#: It queues a file that lies in the account already; v2 takes only files.
+START = Endpoint("start", "POST", "/v1/batch-process-email", None, None)
+
+ENDPOINTS = (CANCEL, STATUS, DOWNLOAD, LIST, CREDITS, ROTATE_KEY, VERIFY, UPLOAD, START)
+
+#: (method, path) of v1 → endpoint.
+BY_V1_CALL = {(one.method, one.path): one for one in ENDPOINTS}
