@@ -521,7 +521,7 @@ def test_a_body_without_a_job_gets_one_warning(
 
 def test_our_own_clients_are_not_decided_on_twice(sandbox: Sandbox) -> None:
     sandbox.now = SUNSET.replace(year=2025)
-    asked: list[int] = []
+    asked: list[int | None] = []
     events: list[CancelEvent] = []
     settings = Settings(
         KEY,
@@ -546,7 +546,7 @@ def test_our_own_clients_are_not_decided_on_twice(sandbox: Sandbox) -> None:
 
 @every_library
 def test_a_flag_is_asked_for_each_request(send: Send, server: FaultServer) -> None:
-    opinions = {42: True, 43: False}
+    opinions: dict[int | None, bool] = {42: True, 43: False}
     adopt.install(
         Settings(base_url=server.base_url, v2_flag=lambda c: opinions[c.process_id], **ALIVE),
         strict=True,

@@ -385,7 +385,7 @@ def test_attempts_are_counted_per_version() -> None:
 def test_v1_without_its_endpoint_leads_to_v2(status: int, settings: dict[str, Any]) -> None:
     call = play(said(status), ok(), now=BEFORE, **settings)
     result = call.run()
-    assert call.steps == ["tell uses_v1", "v1 cancel", "tell v1_retired", "v2 cancel"]
+    assert call.steps == ["tell uses_v1", "v1 cancel", "tell v1_gone", "v2 cancel"]
     assert str(result.route) == "v2 (V1_GONE)"
     assert result.attempts == 2
     assert call.notices[1].status == status
@@ -1068,7 +1068,7 @@ def test_what_is_announced_with_a_410_is_told_too() -> None:
     call = play(said(410, sunset="Wed, 01 Jul 2026 00:00:00 GMT"), ok(), now=BEFORE)
     call.run()
     assert call.steps == [
-        *("tell uses_v1", "v1 cancel", "tell announced", "tell v1_retired", "v2 cancel")
+        *("tell uses_v1", "v1 cancel", "tell announced", "tell v1_gone", "v2 cancel")
     ]
 
 

@@ -23,7 +23,7 @@ from revenuebase_compat._version import __version__
 from revenuebase_compat.core.dates import parse_date
 from revenuebase_compat.core.errors import CancelError, ConfigurationError, InvalidProcessIdError
 from revenuebase_compat.core.models import JobOutcome, JobStatus, check_process_id
-from revenuebase_compat.core.routes import explain
+from revenuebase_compat.core.routing import explain
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
 if TYPE_CHECKING:

@@ -148,7 +148,7 @@ def no_response_from(
     return NoResponse(f"{type(error).__name__}: {error}", sent)
 
 
-def _needs_proxy(settings: Settings) -> bool:
+def needs_proxy(settings: Settings) -> bool:
     if is_loopback(urlsplit(settings.base_url).hostname or ""):
         return False
     from urllib.request import getproxies  # httpx has loaded it, and reads the same
@@ -157,7 +157,7 @@ def _needs_proxy(settings: Settings) -> bool:
     return any(proxies.get(scheme) for scheme in ("https", "all"))
 
 
-def _tls(settings: Settings) -> ssl.SSLContext:
+def tls_context(settings: Settings) -> ssl.SSLContext:
     import ssl
 
     import httpx
@@ -195,7 +195,7 @@ class _Sender:
         import httpx
 
         if self._context is None:
-            self._context = _tls(self._settings)
+            self._context = tls_context(self._settings)
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
         return {"verify": self._context, "limits": limits}
 
@@ -284,7 +284,7 @@ class SyncSender(_Sender):
         import httpx
 
         self._count_addresses()
-        if _needs_proxy(self._settings):
+        if needs_proxy(self._settings):
             client = httpx.Client(**self._options())
             return Connection(
                 lambda request: client.send(request, stream=True, follow_redirects=False),
@@ -322,7 +322,7 @@ class SyncSender(_Sender):
 def _read(response: httpx.Response, attempt: Attempt) -> AttemptOutcome:
     try:
         if response.is_stream_consumed:  # by an event hook of the caller's client
-            return _decoded(response)
+            return decoded(response)
         body = bytearray()
         # Not iter_raw(): all that it adds is the counting of bytes for a progress bar.
         for chunk in cast("httpx.SyncByteStream", response.stream):
@@ -336,6 +336,6 @@ def _read(response: httpx.Response, attempt: Attempt) -> AttemptOutcome:
     return unpack(response.status_code, response.headers.raw, bytes(body))
 
 
-def _decoded(response: httpx.Response) -> AttemptOutcome:
+def decoded(response: httpx.Response) -> AttemptOutcome:
     headers = [pair for pair in response.headers.raw if pair[0].lower() != b"content-encoding"]
     return unpack(response.status_code, headers, response.content)

@@ -20,9 +20,9 @@ from .transport import (
     OWN_REQUEST_EXTENSION,
     Connection,
     RemainingTimeouts,
-    _decoded,
-    _needs_proxy,
     _Sender,
+    decoded,
+    needs_proxy,
     no_response_from,
 )
 from .watchdog import Attempt
@@ -116,7 +116,7 @@ class AsyncSender(_Sender):
     def _open(self) -> Connection[Awaitable[httpx.Response]]:
         import httpx
 
-        if _needs_proxy(self._settings):
+        if needs_proxy(self._settings):
             client = httpx.AsyncClient(**self._options())
             return Connection(
                 lambda request: client.send(request, stream=True, follow_redirects=False),
@@ -150,7 +150,7 @@ class AsyncSender(_Sender):
 async def _read_async(response: httpx.Response) -> AttemptOutcome:
     try:
         if response.is_stream_consumed:
-            return _decoded(response)
+            return decoded(response)
         body = bytearray()
         # Closed here and now: the event loop would get to it only some time later.
         raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())

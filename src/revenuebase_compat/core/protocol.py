@@ -36,11 +36,12 @@ def _v1(endpoint: Endpoint) -> Callable[[int], Request]:
 
 def to_v2(endpoint: Endpoint, process_id: int | None = None) -> Request:
     """The request of v2 that took the endpoint's place."""
-    assert endpoint.v2_method and endpoint.v2_path  # noqa: S101 (only what has a successor moves)
-    path = endpoint.v2_path
+    method, path = endpoint.v2_method, endpoint.v2_path
+    assert method is not None  # noqa: S101 (only what has a successor is moved)
+    assert path is not None  # noqa: S101
     if endpoint.names_job:
         path = path.replace("{process_id}", str(process_id))
-    return Request(endpoint.v2_method, path)
+    return Request(method, path)
 
 
 WIRES = {

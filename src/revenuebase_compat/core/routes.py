@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-    from .settings import Settings
-
 
 class RouteReason(str, Enum):
     """Why a version was chosen."""
@@ -60,17 +58,3 @@ class RouteContext:
 
 V1_GONE = Route(V2, RouteReason.V1_GONE)
 V2_MISSING = Route(V1, RouteReason.V2_MISSING)
-
-
-def explain(route: Route, settings: Settings) -> str:
-    """The reason in words."""
-    day = settings.v1_sunset.strftime("%Y-%m-%d")
-    return {
-        RouteReason.PINNED: f"api_version is {settings.api_version!r}",
-        RouteReason.SUNSET: f"API v1 ended on {day}",
-        RouteReason.V1_GONE: "API v1 is gone already",
-        RouteReason.FLAG: "the flag says so",
-        RouteReason.ROLLOUT: "the job is in the rollout's share",
-        RouteReason.DEFAULT: f"API v1 lives until {day}",
-        RouteReason.V2_MISSING: "API v2 was missing",
-    }[route.reason]

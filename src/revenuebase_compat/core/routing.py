@@ -94,3 +94,17 @@ def may_leave_v1(settings: Settings) -> bool:
 def may_return_to_v1(settings: Settings, now: datetime) -> bool:
     """Whether a call that finds v2 missing may go to v1."""
     return settings.admits_v1 and now < settings.v1_sunset
+
+
+def explain(route: Route, settings: Settings) -> str:
+    """The reason in words."""
+    day = settings.v1_sunset.strftime("%Y-%m-%d")
+    return {
+        RouteReason.PINNED: f"api_version is {settings.api_version!r}",
+        RouteReason.SUNSET: f"API v1 ended on {day}",
+        RouteReason.V1_GONE: "API v1 is gone already",
+        RouteReason.FLAG: "the flag says so",
+        RouteReason.ROLLOUT: "the job is in the rollout's share",
+        RouteReason.DEFAULT: f"API v1 lives until {day}",
+        RouteReason.V2_MISSING: "API v2 was missing",
+    }[route.reason]

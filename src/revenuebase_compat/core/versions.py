@@ -14,7 +14,8 @@ V1 = Version("1")
 V2 = Version("2")
 
 
-# The vendor's v1 pages say "Sunset: Tue, 07 Jul 2026"; hour and time zone are not given, so midnight UTC, the earliest.
+# The vendor's v1 pages say "Sunset: Tue, 07 Jul 2026", without an hour or a zone: midnight UTC is
+# the earliest.
 V1_SUNSET = datetime(2026, 7, 7, tzinfo=timezone.utc)
 
 #: From this long before its sunset on, using a version is worth a WARNING.

@@ -39,9 +39,9 @@ from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context, utc_now
 from revenuebase_compat.client.transport import (
     OWN_REQUEST_EXTENSION,
-    _needs_proxy,
-    _tls,
+    needs_proxy,
     no_response_from,
+    tls_context,
 )
 from revenuebase_compat.client.transport_async import asyncio_timeout
 from revenuebase_compat.core import cancellation, responses
@@ -147,8 +147,8 @@ class Gateway:
         self._client = httpx.AsyncClient(
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-            verify=_tls(self.settings),
-            trust_env=_needs_proxy(self.settings),
+            verify=tls_context(self.settings),
+            trust_env=needs_proxy(self.settings),
         )
 
     async def aclose(self) -> None:
