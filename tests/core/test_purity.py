@@ -148,7 +148,7 @@ def test_a_whole_call_touches_nothing_but_what_it_is_given() -> None:
     program = """
 from revenuebase_compat.core import cancellation
 from revenuebase_compat.core.settings import Settings
-from revenuebase_compat.core.wire import Response
+from revenuebase_compat.core.decoding import Response
 
 now = Datetime(2026, 6, 1, tzinfo=datetime.timezone.utc)
 settings = Settings("rb_test_pure", v2_rollout=10)
@@ -166,8 +166,8 @@ steps = cancellation.cancel(context, 1)
 answer = None
 try:
     while True:
-        effect = steps.send(answer)
-        answer = script.pop(0) if isinstance(effect, cancellation.Send) else None
+        command = steps.send(answer)
+        answer = script.pop(0) if isinstance(command, cancellation.SendRequest) else None
 except Exception as error:
     assert "is about another job, 42" in str(error), error
 assert not script

@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from threading import RLock
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .facade import Client
+from typing import Any
 
 #: Seconds in which the same notice is logged once.
 NOTICE_INTERVAL = 3600.0
@@ -50,7 +47,8 @@ class ProcessMemory:
         #: base URL → monotonic time of the last 410 from v1.
         self.retired_at: dict[str, float] = {}
         self.throttle = NoticeThrottle()
-        self.default_client: Client | None = None
+        #: The ``Client`` of ``cancel_job()``.
+        self.default_client: Any = None
         #: The time for clients that were given no clock; ``None``: the real one.
         self.clock: Callable[[], datetime] | None = None
 

@@ -34,8 +34,9 @@ class OpenFeatureFlag:
     """Asks an OpenFeature flag, boolean (true is v2) or of the texts ``"v1"`` and ``"v2"``.
 
     The process id is the targeting key, where the request names a job; ``phase`` (of v1's life) and
-    ``share`` (of the rollout, in percent) are in the context. A provider that fails, is not ready or not there, and a flag
-    that is missing, disabled or of another type, has no opinion: never the default.
+    ``share`` (of the rollout, in percent) are in the context. A provider that fails, is not ready
+    or not there, and a flag that is missing, disabled or of another type, has no opinion: never the
+    default.
 
     Args:
         flag_key: the flag.

@@ -1,7 +1,8 @@
 """What an answer means: the code of a 400, the server's words, whether and when to retry (pure).
 
 Sources: the vendor's pages and SDK tests for envelopes and rate limits; RFC 9110 for
-``Retry-After`` and ``Date``; RFC 8594, RFC 9745 and RFC 8288 for ``Sunset``, ``Deprecation`` and ``Link``.
+``Retry-After`` and ``Date``; RFC 8594, RFC 9745 and RFC 8288 for ``Sunset``, ``Deprecation`` and
+``Link``.
 """
 
 from __future__ import annotations
