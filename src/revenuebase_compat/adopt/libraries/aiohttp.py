@@ -12,7 +12,15 @@ from revenuebase_compat.core.endpoints import Endpoint
 from revenuebase_compat.core.protocol import Request
 
 from .base import Call
-from .bodies import as_bytes, is_text, peek, raw_headers, read_ahead, without_body_headers
+from .bodies import (
+    as_bytes,
+    encoding_of,
+    is_text,
+    peek,
+    raw_headers,
+    read_ahead,
+    without_body_headers,
+)
 
 
 class AiohttpCall(Call):
@@ -20,11 +28,8 @@ class AiohttpCall(Call):
 
     asynchronous = True
 
-    def headers(self) -> Headers:
-        return raw_headers(self._their_headers())
-
-    def _their_headers(self) -> Any:
-        return self._owner._prepare_headers(self._options.get("headers"))
+    def encoding(self) -> Headers:
+        return encoding_of(self._owner._prepare_headers(self._options.get("headers")))
 
     async def peek(self) -> bytes:
         options, session = self._options, self._owner
