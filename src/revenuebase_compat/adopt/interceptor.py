@@ -11,7 +11,8 @@ built here or when an ``Interceptor`` is made: a fork in the middle of one finds
 
 from __future__ import annotations
 
-import logging  # noqa: F401 (the first notice would import it)
+import ipaddress  # noqa: F401 (the first look at another host would import it)
+import logging  # noqa: F401 (as would the first notice)
 import time
 import zlib  # noqa: F401 (as would the first compressed body)
 from collections.abc import Coroutine
