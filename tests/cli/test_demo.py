@@ -80,7 +80,7 @@ def test_the_story(capsys: pytest.CaptureFixture[str]) -> None:
         "GET /v1/credits                        410\n",
         '410 Gone: {"detail":"API v1 is retired. Use /v2/ instead."}',
         "cancel_job(44)  POST /v2/jobs/44/cancel  200        CANCELLING, v2 (SUNSET)",
-        "\n2026-07-07  revenuebase-compat run -- python nightly.py 45",
+        "\n2026-07-07  revenuebase-compat run --report FILE -- python nightly.py 45",
         "nightly.py 45\n",
         "GET /v2/account/balance                200        998 credits\n",
         "POST /v2/email/verify                  200        Valid\n",

@@ -315,12 +315,6 @@ def test_installed_with_the_vendors_sdk(pytester: pytest.Pytester, workers: str)
         "uvicorn",
         "python-multipart",
         with_library=True,
-        "pytest",
-        "pytest-xdist",
-        "fastapi",
-        "uvicorn",
-        "python-multipart",
-        with_library=True,
     )
     pytester.makepyfile(
         """

@@ -128,7 +128,7 @@ class Story:
         self._script(script, 44, "410 Gone")
         self._call(44, "200: CANCELLING, v2 (SUNSET)")
 
-        self._chapter("2026-07-07", "revenuebase-compat run -- python nightly.py 45")
+        self._chapter("2026-07-07", "revenuebase-compat run --report FILE -- python nightly.py 45")
         report = prepare(str(folder / "report.jsonl"))
         self._script(script, 45, "998 credits", *SERVED, report=report)
         counts = read(report)[0]
