@@ -1,0 +1,170 @@
+"""A report of who still speaks v1: one JSON line per v1 request, by every process of a command.
+
+.. code-block:: json
+
+    {"endpoint": "POST /v1/cancel-process", "fate": "moved", "site": "app.py:12",
+     "pid": 4711, "at": "2026-07-07T12:00:00Z"}
+
+This module is imported inside other people's imports, so it may import nothing that could be under
+way there: no HTTP library, and ``core.errors`` only where something is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from collections import Counter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    Fate = Literal["moved", "followed", "left"]
+
+#: Names the file, by its absolute path; empty and unset are none.
+VARIABLE = "REVENUEBASE_COMPAT_REPORT"
+
+#: ``moved`` to v2; ``followed`` to v2 after v1 had answered 410; ``left`` to v1.
+FATES = ("moved", "followed", "left")
+
+_FIRST = b'{"endpoint": "'
+# O_BINARY is Windows'; a symlink could lead the lines into a file that somebody else chose.
+_FLAGS = os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Report:
+    """Appends to one file; safe in signal handlers, threads and forks, as it takes no lock.
+
+    The descriptor is opened once, so a process may lose the right to open the file later on.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file, self._identity = -1, (0, 0)
+        self._root = os.sep
+        try:
+            # Sites are told from here, wherever the program changes to.
+            self._root = os.path.join(os.getcwd(), "")
+            self._open()
+        except OSError:
+            self._file = -1  # record() tries again
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Report | None:
+        """The report that ``run --report FILE`` asked for, or ``None``."""
+        path = environ.get(VARIABLE)
+        return cls(path) if path else None
+
+    def site(self, filename: str, line: int) -> str:
+        """``app.py:12``: relative where the file lies below the directory we started in."""
+        return f"{filename.removeprefix(self._root)}:{line}"
+
+    def record(self, endpoint: str, fate: Fate, site: str) -> None:
+        """Append one line in one write; what goes wrong is never the caller's to know."""
+        try:
+            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            found = {"endpoint": endpoint, "fate": fate, "site": site, "pid": os.getpid(), "at": at}
+            os.write(self._descriptor(), json.dumps(found).encode() + b"\n")
+        except Exception:  # noqa: S110
+            pass
+
+    def _descriptor(self) -> int:
+        # A program that makes itself a daemon closes descriptors, and their numbers are used anew.
+        try:
+            known = _identity(self._file) == self._identity
+        except OSError:
+            known = False
+        return self._file if known else self._open()
+
+    def _open(self) -> int:
+        file = os.open(self.path, os.O_WRONLY | _FLAGS, 0o600)
+        self._file, self._identity = file, _identity(file)
+        return file
+
+
+def _identity(file: int) -> tuple[int, int]:
+    found = os.fstat(file)
+    return found.st_dev, found.st_ino
+
+
+def prepare(path: str) -> str:
+    """Make sure that lines can be appended to ``path``; returns its absolute form.
+
+    A new file can be read by its owner only; an older report is added to.
+
+    Raises:
+        ConfigurationError: it is a folder, a symlink or no regular file, cannot be written, or
+            holds something else than a report.
+    """
+    from revenuebase_compat.core.errors import ConfigurationError
+
+    absolute = os.path.abspath(path)
+    try:
+        mode = os.lstat(absolute).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "folder" if stat.S_ISDIR(mode) else "symlink" if stat.S_ISLNK(mode) else "device"
+            raise ConfigurationError(f"report {path!r} is a {kind}: give a file of its own")
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"report {path!r}: {_reason(error)}") from None
+    try:
+        file = os.open(absolute, os.O_RDWR | _FLAGS, 0o600)
+        try:
+            start = os.read(file, len(_FIRST))
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise ConfigurationError(f"report {path!r}: {_reason(error)}") from None
+    if not _FIRST.startswith(start):
+        raise ConfigurationError(f"report {path!r} holds something else: give a file of its own")
+    return absolute
+
+
+def read(path: str) -> tuple[Counter[tuple[str, str, str]], int]:
+    """Requests by endpoint, fate and site, and the number of lines that could not be read.
+
+    The file may be written to meanwhile: a last line that is not finished yet is left out.
+
+    Raises:
+        ConfigurationError: there is no such file, or it is no report.
+    """
+    from revenuebase_compat.core.errors import ConfigurationError
+
+    counts: Counter[tuple[str, str, str]] = Counter()
+    unreadable = 0
+    try:
+        with open(path, "rb") as lines:
+            if not _FIRST.startswith(lines.read(len(_FIRST))):
+                raise ConfigurationError(f"{path!r} is no report of `run --report FILE`")
+            lines.seek(0)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                key = _parsed(line)
+                if key is None:
+                    unreadable += 1
+                else:
+                    counts[key] += 1
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{path!r}: {_reason(error)}") from None
+    return counts, unreadable
+
+
+def _parsed(line: bytes) -> tuple[str, str, str] | None:
+    # Behind a line that was cut short, by a full disk say, stands the next one whole.
+    try:
+        found = json.loads(line[max(0, line.rfind(_FIRST)) :])
+        key = found["endpoint"], found["fate"], found["site"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return key if key[1] in FATES and all(isinstance(text, str) for text in key) else None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,61 @@
+"""What the gateway and the sandbox share: a listening socket, and uvicorn in front of an app.
+
+uvicorn is imported when a server is made: the extras ``gateway`` and ``sandbox`` bring it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import uvicorn
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; ``port`` 0 takes a free one.
+
+    Raises:
+        OSError: the port is taken, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family)
+    # asyncio overlooks a socket made this way, and Nagle then delays every answer by 40 ms.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def make_server(
+    app: Callable[..., Any], on_ready: Callable[[], object] = lambda: None, **options: Any
+) -> uvicorn.Server:
+    """A uvicorn server for an ASGI app that writes nothing by itself and adds no headers.
+
+    Args:
+        app: called with scope, receive and send.
+        on_ready: called once requests are taken.
+        options: of ``uvicorn.Config``, beside and above those given here.
+
+    Raises:
+        ImportError: uvicorn is not installed.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            on_ready()
+
+    ours: dict[str, Any] = {
+        "interface": "asgi3",
+        "http": "h11",  # refuses more than httptools
+        "ws": "none",
+        "lifespan": "off",
+        "log_config": None,
+        "log_level": "error",
+        "access_log": False,
+        "proxy_headers": False,  # X-Forwarded-For would hide who is connected
+        "server_header": False,
+        "date_header": False,
+    }
+    return Server(uvicorn.Config(app, **{**ours, **options}))
