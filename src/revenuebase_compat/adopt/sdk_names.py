@@ -168,9 +168,10 @@ def _resource(
 def _forwarded(call: str, target: str, installed: Version) -> Any:
     [instead] = [new for *old, new in CALLS.values() if call in old]
     find = attrgetter(target)
+    which = "which" if target == instead else f"and client.{instead}()"
     message = (
         f"client.{call}() is gone from revenuebase-sdk {installed}: it is forwarded to "
-        f"client.{target}(), and client.{instead}() is what to call instead"
+        f"client.{target}(), {which} is what to call instead"
     )
 
     def forward(self: _Resource, **arguments: Any) -> Any:
