@@ -45,8 +45,8 @@ from revenuebase_compat import (
     Settings,
     adopt,
 )
-from revenuebase_compat.adopt import interceptor
-from revenuebase_compat.adopt.libraries import all as bodies
+from revenuebase_compat.adopt import interceptor, patching
+from revenuebase_compat.adopt.libraries import bodies
 from revenuebase_compat.client.memory import memory
 from revenuebase_compat.core.decoding import MAX_BODY
 from revenuebase_compat.testing.sandbox import Sandbox
@@ -434,7 +434,7 @@ NOT_OURS: dict[str, tuple[str, str, bytes]] = {
     "no body": ("POST", CANCEL, b""),
     "a status of nothing": ("POST", STATUS, b"{}"),
     "another method": ("PUT", CANCEL, b'{"process_id": 42}'),
-    "another call of v1": ("POST", "/v1/process-email?metadata=true", b'{"email": "a@b.c"}'),
+    "an unknown call of v1": ("POST", "/v1/whatever?metadata=true", b"{}"),
     "a path beside it": ("POST", CANCEL + "/", b'{"process_id": 42}'),
     "v2": ("POST", "/v2/jobs/42/cancel", b""),
     "a body out of all proportion": (
@@ -482,16 +482,15 @@ def test_the_rest_of_v1_gets_one_notice(
 ) -> None:
     adopt.install(Settings(base_url=server.base_url, **GONE))
     for _ in range(3):
-        httpx.get(server.base_url + "/v1/credits?key=rb_test_in_query")
+        with pytest.warns(ApiDeprecationWarning, match="takes no file by its name"):
+            httpx.post(server.base_url + "/v1/batch-process-email?key=rb_test_in_query")
         httpx.get(server.base_url + "/v1/unheard-of/rb_test_in_path")
-        httpx.post(server.base_url + CANCEL + "/")
-    assert len(caplog.records) == 3
-    known, unknown, slashed = (record.getMessage() for record in caplog.records)
-    assert "POST /v2/jobs/{process_id}/cancel" in slashed
-    assert "GET /v1/credits" in known
-    assert "GET /v2/account/balance" in known
+    assert len(caplog.records) == 2
+    known, unknown = (record.getMessage() for record in caplog.records)
+    assert "POST /v1/batch-process-email" in known
+    assert "POST /v2/email/verify/batch" in known
     assert "2000-01-01" in known
-    assert "untouched" in unknown
+    assert "GET /v1/… is left to it" in unknown
     assert "rb_test" not in caplog.text
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
@@ -673,7 +672,6 @@ def test_the_share_decides_as_for_the_facade(server: FaultServer) -> None:
 # --- when something of ours fails -------------------------------------------------------------
 
 BROKEN = {
-    "a flag that is not there": ({"v2_flag": "no_such_module:flag", **ALIVE}, ConfigurationError),
     "v1 alone, and refused": (
         {"api_version": "v1", "after_sunset": "raise", **GONE},
         ApiVersionRetiredError,
@@ -709,7 +707,7 @@ def test_a_clock_that_fails_is_no_reason_not_to_send(
         raise OSError("x-key: " + KEY)
 
     adopt.install(Settings(base_url=server.base_url, **GONE))
-    active: Any = interceptor._interceptor
+    active: Any = interceptor.active
     monkeypatch.setattr(active, "context", active.context._replace(clock=broken))
     assert cancel(by_requests, server.base_url).status == 200
     assert requests.get(server.base_url + "/v1/credits", timeout=5).status_code == 404
@@ -723,11 +721,23 @@ def test_a_body_that_fails_fails_as_it_would_have(server: FaultServer) -> None:
         yield b'{"process_id"'
         raise LookupError("the application's own")
 
-    adopt.install(Settings(base_url=server.base_url, **GONE))
-    for send in LIBRARIES.values():
-        with pytest.raises(LookupError, match="own"):
+    def failure(send: Send) -> type[BaseException]:
+        with pytest.raises((LookupError, aiohttp.ClientConnectionError), match="own") as caught:
             send("POST", server.base_url + CANCEL, body(), JSON)
-    assert server.seen == []
+        return caught.type
+
+    bare = [failure(send) for send in LIBRARIES.values()]
+    adopt.install(Settings(base_url=server.base_url, **GONE))
+    assert [failure(send) for send in LIBRARIES.values()] == bare
+    assert {one.version for one in server.seen} <= {"v1"}
+
+
+def test_a_flag_that_is_not_there_is_refused_by_install(server: FaultServer) -> None:
+    adopt.install(Settings(base_url=server.base_url, **GONE))
+    with pytest.raises(ConfigurationError, match="no_such_module:flag"):
+        adopt.install(Settings(base_url=server.base_url, v2_flag="no_such_module:flag", **ALIVE))
+    assert cancel(by_requests, server.base_url).status == 200
+    assert seen(server) == [("POST", "/v2/jobs/42/cancel")]
 
 
 def test_a_hook_that_fails_costs_nothing(
@@ -1085,7 +1095,7 @@ def test_many_at_once(server: FaultServer) -> None:
 
 
 def patched() -> list[bool]:
-    return [hasattr(getattr(owner, name), interceptor.PATCH_MARK) for owner, name in POINTS]
+    return [hasattr(getattr(owner, name), patching.PATCH_MARK) for owner, name in POINTS]
 
 
 def test_install_and_uninstall_may_be_repeated(server: FaultServer) -> None:
@@ -1315,10 +1325,10 @@ def test_two_threads_that_patched_the_same_twice() -> None:
     before = urllib3.HTTPConnectionPool.urlopen
     adopt.install(Settings(**GONE))
     delattr(
-        urllib3.HTTPConnectionPool.urlopen, interceptor.PATCH_MARK
+        urllib3.HTTPConnectionPool.urlopen, patching.PATCH_MARK
     )  # as if neither had seen the other
     adopt.install(Settings(**GONE))
-    assert len([name for _, name, _, _ in interceptor._applied if name == "urlopen"]) == 2
+    assert len([name for _, name, _, _ in patching._applied if name == "urlopen"]) == 2
     adopt.uninstall()
     assert urllib3.HTTPConnectionPool.urlopen is before
 

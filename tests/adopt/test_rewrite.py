@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from revenuebase_compat import ApiVersionRetiredError, CancelEvent, RouteReason, Settings
 from revenuebase_compat.adopt.rewrite import (
-    SUCCESSORS,
-    Endpoint,
+    UNKNOWN,
     Forward,
     MoveSteps,
     move,
@@ -23,15 +22,27 @@ from revenuebase_compat.adopt.rewrite import (
     recognise,
     to_v1_body,
     to_v1_location,
+    to_v1_status,
     to_v2_headers,
-    to_v2_request,
     to_v2_target,
-    v1_path,
 )
 from revenuebase_compat.core.cancellation import RETIRED_FOR, CallContext
 from revenuebase_compat.core.decoding import MAX_BODY, Response
+from revenuebase_compat.core.endpoints import (
+    BY_V1_CALL,
+    CREDITS,
+    DOWNLOAD,
+    ENDPOINTS,
+    ROTATE_KEY,
+    START,
+    UPLOAD,
+    VERIFY,
+    Endpoint,
+)
+from revenuebase_compat.core.endpoints import CANCEL as CANCEL_ENDPOINT
+from revenuebase_compat.core.endpoints import STATUS as STATUS_ENDPOINT
 from revenuebase_compat.core.notices import Notice, NoticeKind
-from revenuebase_compat.core.protocol import Request
+from revenuebase_compat.core.protocol import Request, to_v2
 from revenuebase_compat.core.routing import EvaluateFlag
 from tests.support import AFTER, BEFORE, FakeTime
 
@@ -56,11 +67,12 @@ def asked(
 # --- recognising ------------------------------------------------------------------------------
 
 
-def test_the_two_endpoints_and_the_rest_of_v1_are_recognised() -> None:
-    assert asked(CANCEL) is Endpoint.CANCEL
-    assert asked(STATUS) is Endpoint.STATUS
-    assert asked("/v1/credits", method="GET") is Endpoint.OTHER
-    assert asked("/v1/whatever/there/is") is Endpoint.OTHER
+def test_recognise_knows_the_nine_endpoints_and_the_rest_of_v1() -> None:
+    for one in ENDPOINTS:
+        assert asked(one.path, method=one.method) is one
+        assert asked(one.path + "?metadata=true", method=one.method) is one
+    assert asked("/v1/credits", method="POST") is UNKNOWN
+    assert asked("/v1/whatever/there/is") is UNKNOWN
     for target in ("/", "/v1", "/v2/jobs/42/cancel", "/health", "/v10/cancel-process", "", "*"):
         assert asked(target) is None
 
@@ -71,7 +83,7 @@ def test_the_two_endpoints_and_the_rest_of_v1_are_recognised() -> None:
 )
 @pytest.mark.parametrize("port", [None, 443])
 def test_a_host_may_be_spelled_as_clients_do(host: str, port: int | None) -> None:
-    assert asked(host=host, port=port) is Endpoint.CANCEL
+    assert asked(host=host, port=port) is CANCEL_ENDPOINT
 
 
 @pytest.mark.parametrize(
@@ -105,26 +117,26 @@ def test_another_host_port_or_scheme_is_none_of_ours(other: dict[str, Any]) -> N
     ],
 )
 def test_addresses_and_ports_of_the_base_url(base: str, scheme: str, host: str, port: int) -> None:
-    assert asked(base=base, scheme=scheme, host=host, port=port) is Endpoint.CANCEL
+    assert asked(base=base, scheme=scheme, host=host, port=port) is CANCEL_ENDPOINT
     assert asked(base=base, scheme=scheme, host=host, port=port + 1) is None
 
 
 @pytest.mark.parametrize(
     ("target", "found"),
     [
-        ("/v1/cancel-process?", Endpoint.CANCEL),
-        ("/v1/cancel-process?trace=1", Endpoint.CANCEL),
-        ("/v1/cancel%2Dprocess", Endpoint.CANCEL),
-        ("/v1/%63ancel-process", Endpoint.CANCEL),
-        ("/v1%2Fcancel-process", Endpoint.CANCEL),
-        ("/%76%31/batch-process-email-status", Endpoint.STATUS),
+        ("/v1/cancel-process?", CANCEL_ENDPOINT),
+        ("/v1/cancel-process?trace=1", CANCEL_ENDPOINT),
+        ("/v1/cancel%2Dprocess", CANCEL_ENDPOINT),
+        ("/v1/%63ancel-process", CANCEL_ENDPOINT),
+        ("/v1%2Fcancel-process", CANCEL_ENDPOINT),
+        ("/%76%31/batch-process-email-status", STATUS_ENDPOINT),
         # FastAPI decodes once, tells case apart, and takes these for other paths.
-        ("/v1/cancel%252Dprocess", Endpoint.OTHER),
-        ("/v1/Cancel-Process", Endpoint.OTHER),
-        ("/v1/cancel-process/", Endpoint.OTHER),
-        ("/v1//cancel-process", Endpoint.OTHER),
-        ("/v1/cancel-process#now", Endpoint.OTHER),
-        ("/v1/cancel-process%3Ftrace=1", Endpoint.OTHER),
+        ("/v1/cancel%252Dprocess", UNKNOWN),
+        ("/v1/Cancel-Process", UNKNOWN),
+        ("/v1/cancel-process/", UNKNOWN),
+        ("/v1//cancel-process", UNKNOWN),
+        ("/v1/cancel-process#now", UNKNOWN),
+        ("/v1/cancel-process%3Ftrace=1", UNKNOWN),
         ("//v1/cancel-process", None),
         ("/V1/cancel-process", None),
         ("/v1%252Fcancel-process", None),
@@ -136,20 +148,18 @@ def test_a_path_is_read_as_the_server_reads_it(target: str, found: Endpoint | No
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "post", ""])
 def test_only_a_post_cancels(method: str) -> None:
-    assert asked(CANCEL, method=method) is Endpoint.OTHER
-    assert asked(STATUS, method=method) is Endpoint.OTHER
+    assert asked(CANCEL, method=method) is UNKNOWN
+    assert asked(STATUS, method=method) is UNKNOWN
 
 
 def test_the_path_of_the_base_url_comes_first() -> None:
     base = "https://proxy.example.org/revenue%62ase"
     proxied: dict[str, Any] = {"base": base, "host": "proxy.example.org"}
-    assert asked("/revenuebase" + CANCEL, **proxied) is Endpoint.CANCEL
-    assert asked("/revenuebas%65" + CANCEL, **proxied) is Endpoint.CANCEL
+    assert asked("/revenuebase" + CANCEL, **proxied) is CANCEL_ENDPOINT
+    assert asked("/revenuebas%65" + CANCEL, **proxied) is CANCEL_ENDPOINT
     assert asked(CANCEL, **proxied) is None
     assert asked("/other" + CANCEL, **proxied) is None
-    assert v1_path(base, "/revenuebase/v1/credits?x=1") == "/v1/credits"
-    assert v1_path(base, "/v1/credits") is None
-    request = to_v2_request(Endpoint.CANCEL, 42)
+    request = to_v2(CANCEL_ENDPOINT, 42)
     assert (
         to_v2_target(base, "/revenuebase" + CANCEL, request) == "/revenue%62ase/v2/jobs/42/cancel"
     )
@@ -161,9 +171,8 @@ def test_an_absolute_target_says_itself_where_it_goes() -> None:
     def proxied(target: str) -> Endpoint | None:
         return recognise(base, "POST", "http", "proxy.example.org", 3128, target)
 
-    assert proxied(base + CANCEL) is Endpoint.CANCEL
-    assert proxied(base + CANCEL + "?a=b") is Endpoint.CANCEL
-    assert v1_path(base, base + CANCEL) == CANCEL
+    assert proxied(base + CANCEL) is CANCEL_ENDPOINT
+    assert proxied(base + CANCEL + "?a=b") is CANCEL_ENDPOINT
     for target in (
         "http://127.0.0.1:8043" + CANCEL,
         "https://127.0.0.1:8042" + CANCEL,
@@ -176,7 +185,7 @@ def test_an_absolute_target_says_itself_where_it_goes() -> None:
         assert proxied(target) is None
         # Also where the connection itself goes to the API: the server obeys the target.
         assert asked(target, base=base, scheme="http", host="127.0.0.1", port=8042) is None
-    moved = to_v2_target(base, base + CANCEL + "?a=b", to_v2_request(Endpoint.CANCEL, 42))
+    moved = to_v2_target(base, base + CANCEL + "?a=b", to_v2(CANCEL_ENDPOINT, 42))
     assert moved == base + "/v2/jobs/42/cancel?a=b"
 
 
@@ -193,7 +202,7 @@ def test_no_other_host_is_ever_recognised(host: str, target: str, port: int | No
 @given(st.text(max_size=60), st.sampled_from(["POST", "GET"]))
 def test_no_target_is_too_odd_to_be_asked_about(target: str, method: str) -> None:
     found = asked(target, method=method)
-    if found in (Endpoint.CANCEL, Endpoint.STATUS):
+    if found in (CANCEL_ENDPOINT, STATUS_ENDPOINT):
         assert target.startswith(("/", BASE))
 
 
@@ -203,8 +212,8 @@ def test_any_letter_may_be_percent_encoded(path: str, data: st.DataObject) -> No
     spelled = "".join(
         f"%{ord(letter):02x}" if index in encoded else letter for index, letter in enumerate(path)
     )
-    assert asked(spelled) is Endpoint(path)
-    assert asked(spelled + "?" + quote(path)) is Endpoint(path)
+    assert asked(spelled) is BY_V1_CALL["POST", path]
+    assert asked(spelled + "?" + quote(path)) is BY_V1_CALL["POST", path]
 
 
 # --- the job ----------------------------------------------------------------------------------
@@ -332,13 +341,10 @@ def test_a_job_is_found_only_where_it_is_named(value: object) -> None:
 
 
 def test_what_goes_up() -> None:
-    assert to_v2_request(Endpoint.CANCEL, 42) == Request("POST", "/v2/jobs/42/cancel")
-    assert to_v2_request(Endpoint.STATUS, 42) == Request("GET", "/v2/jobs/42")
-    assert to_v2_target(BASE, CANCEL, to_v2_request(Endpoint.CANCEL, 42)) == "/v2/jobs/42/cancel"
-    assert (
-        to_v2_target(BASE, CANCEL + "?a=b?c", to_v2_request(Endpoint.STATUS, 42))
-        == "/v2/jobs/42?a=b?c"
-    )
+    assert to_v2(CANCEL_ENDPOINT, 42) == Request("POST", "/v2/jobs/42/cancel")
+    assert to_v2(STATUS_ENDPOINT, 42) == Request("GET", "/v2/jobs/42")
+    assert to_v2_target(BASE, CANCEL, to_v2(CANCEL_ENDPOINT, 42)) == "/v2/jobs/42/cancel"
+    assert to_v2_target(BASE, CANCEL + "?a=b?c", to_v2(STATUS_ENDPOINT, 42)) == "/v2/jobs/42?a=b?c"
 
 
 def test_headers_go_up_as_they_are_but_for_those_of_the_body() -> None:
@@ -356,11 +362,34 @@ def test_headers_go_up_as_they_are_but_for_those_of_the_body() -> None:
         (b"Accept", b"b"),
     ]
     kept = [headers[0], headers[1], *headers[-2:]]
-    assert to_v2_headers(headers, to_v2_request(Endpoint.CANCEL, 42)) == [
+    assert to_v2_headers(headers, CANCEL_ENDPOINT) == [
         *kept,
         (b"Content-Length", b"0"),
     ]
-    assert to_v2_headers(headers, to_v2_request(Endpoint.STATUS, 42)) == kept
+    assert to_v2_headers(headers, STATUS_ENDPOINT) == kept
+    assert to_v2_headers(headers, DOWNLOAD) == kept
+
+
+def test_to_v2_headers_leaves_those_of_a_body_that_stays() -> None:
+    headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"Content-Length", b"9")]
+    for endpoint in (VERIFY, UPLOAD, CREDITS):
+        assert to_v2_headers(headers, endpoint) is headers
+
+
+def test_to_v2_headers_tells_that_a_post_has_no_body() -> None:
+    bare = [(b"x-key", b"rb_test_key"), (b"Content-Type", b"application/json")]
+    assert to_v2_headers(bare, ROTATE_KEY) == [*bare, (b"Content-Length", b"0")]
+    for framed in ((b"content-length", b"2"), (b"Transfer-Encoding", b"chunked")):
+        assert to_v2_headers([*bare, framed], ROTATE_KEY) == [*bare, framed]
+
+
+def test_to_v1_status_has_a_post_that_was_sent_as_get_followed_by_get() -> None:
+    turned = {STATUS_ENDPOINT, DOWNLOAD}
+    for endpoint in ENDPOINTS:
+        for status in (200, 301, 302, 303, 400, 422):
+            assert to_v1_status(endpoint, status) == status
+        for status in (307, 308):
+            assert to_v1_status(endpoint, status) == (303 if endpoint in turned else status)
 
 
 REFUSED = {
@@ -425,13 +454,19 @@ def test_a_redirect_is_made_absolute() -> None:
     assert to_v1_location(url, "http://[broken") == "http://[broken"
 
 
-def test_the_successors_are_the_published_ones() -> None:
-    assert len(SUCCESSORS) == 9
-    assert SUCCESSORS["POST", CANCEL] == "POST /v2/jobs/{process_id}/cancel"
-    assert SUCCESSORS["GET", "/v1/credits"] == "GET /v2/account/balance"
-    for (method, path), successor in SUCCESSORS.items():
-        assert asked(path, method=method) is not None
-        assert "/v2/" in successor
+def test_endpoints_have_the_published_successors() -> None:
+    assert {one.call: one.successor for one in ENDPOINTS} == {
+        "POST /v1/cancel-process": "POST /v2/jobs/{process_id}/cancel",
+        "POST /v1/batch-process-email-status": "GET /v2/jobs/{process_id}",
+        "POST /v1/batch-download": "GET /v2/jobs/{process_id}/download",
+        "GET /v1/queued-process": "GET /v2/jobs",
+        "GET /v1/credits": "GET /v2/account/balance",
+        "GET /v1/new-api-key": "POST /v2/account/api-keys/rotate",
+        "POST /v1/process-email": "POST /v2/email/verify",
+        "POST /v1/batch-upload": "POST /v2/email/verify/batch",
+        "POST /v1/batch-process-email": None,
+    }
+    assert {one.name for one in ENDPOINTS if one.names_job} == {"cancel", "status", "download"}
 
 
 # --- the protocol of one request --------------------------------------------------------------
@@ -455,8 +490,15 @@ class Room:
             self.events.append,
         )
 
-    def move(self, endpoint: Endpoint = Endpoint.CANCEL, *, strict: bool = False) -> MoveSteps:
-        return move(self.context, endpoint, 42, strict=strict)
+    def move(
+        self,
+        endpoint: Endpoint = CANCEL_ENDPOINT,
+        *,
+        strict: bool = False,
+        replayable: bool = True,
+    ) -> MoveSteps:
+        job = 42 if endpoint.names_job else None
+        return move(self.context, endpoint, job, replayable=replayable, strict=strict)
 
     def kinds(self) -> list[NoticeKind]:
         return [notice.kind for notice in self.told]
@@ -492,7 +534,7 @@ def test_before_the_sunset_v1_is_used_and_said_to_be() -> None:
     assert next(steps) == AS_IT_IS
     finish(steps, 400)
     assert room.kinds() == [NoticeKind.USES_V1]
-    assert room.events[0].outcome == "HTTP 400"
+    assert room.events[0].outcome == "http_error"
     assert room.events[0].status_code == 400
 
 
@@ -592,10 +634,54 @@ def test_a_call_that_is_given_up_says_so() -> None:
 
 def test_a_status_is_moved_in_silence() -> None:
     room = Room(BEFORE)
-    steps = room.move(Endpoint.STATUS)
+    steps = room.move(STATUS_ENDPOINT)
     assert next(steps) == AS_IT_IS
     assert steps.send(Response(410)) == Forward(Request("GET", "/v2/jobs/42"))
     finish(steps, 200)
     assert room.told == []
     assert room.events == []
-    assert next(Room(BEFORE, api_version="v1").move(Endpoint.STATUS)) == AS_IT_IS
+    assert next(Room(BEFORE, api_version="v1").move(STATUS_ENDPOINT)) == AS_IT_IS
+
+
+# --- requests that name no job ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "endpoint", [CREDITS, VERIFY, UPLOAD, ROTATE_KEY], ids=lambda one: one.name
+)
+def test_move_of_a_request_without_a_job_asks_the_flag_and_a_whole_share_alone(
+    endpoint: Endpoint,
+) -> None:
+    moved = Forward(to_v2(endpoint))
+    assert next(Room(AFTER).move(endpoint)) == moved
+    assert next(Room(BEFORE).move(endpoint)) == AS_IT_IS
+    assert next(Room(BEFORE, v2_rollout=99.9).move(endpoint)) == AS_IT_IS
+    assert next(Room(BEFORE, v2_rollout=100).move(endpoint)) == moved
+    assert next(Room(BEFORE, api_version="v2").move(endpoint)) == moved
+    assert next(Room(AFTER, api_version="v1", after_sunset="try").move(endpoint)) == AS_IT_IS
+    steps = Room(BEFORE, v2_rollout=100, v2_flag=bool).move(endpoint)
+    asked_for = next(steps)
+    assert isinstance(asked_for, EvaluateFlag)
+    assert asked_for.context.process_id is None
+    assert steps.send(False) == AS_IT_IS
+
+
+@pytest.mark.parametrize("endpoint", [VERIFY, UPLOAD], ids=lambda one: one.name)
+def test_move_follows_a_410_only_where_the_body_can_be_sent_again(endpoint: Endpoint) -> None:
+    room = Room(BEFORE)
+    steps = room.move(endpoint)
+    assert next(steps) == AS_IT_IS
+    assert steps.send(Response(410)) == Forward(to_v2(endpoint))
+    finish(steps, 200)
+    streamed = Room(BEFORE)
+    steps = streamed.move(endpoint, replayable=False)
+    assert next(steps) == AS_IT_IS
+    with pytest.raises(StopIteration):
+        steps.send(Response(410))
+    # The 410 is the answer, and the memory of it moves the next request.
+    assert next(streamed.move(endpoint, replayable=False)) == Forward(to_v2(endpoint))
+    assert (room.events, streamed.events) == ([], [])  # events are of cancels
+
+
+def test_start_has_no_successor() -> None:
+    assert START.successor is None

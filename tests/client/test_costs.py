@@ -105,6 +105,8 @@ def test_a_process_under_run_loads_what_waits_and_nothing_else() -> None:
         "revenuebase_compat",
         "revenuebase_compat._version",
         "revenuebase_compat.adopt",
+        "revenuebase_compat.adopt.import_hook",
+        "revenuebase_compat.adopt.libraries",
         "revenuebase_compat.adopt.start",
     }
     others = {name for name in found if not name.startswith("revenuebase_compat")}

@@ -1,4 +1,4 @@
-"""Other people's v1 requests, moved: for integrations that were written against v1 and stay so.
+"""Room: other people's v1 requests, moved: for integrations that were written against v1.
 
 .. code-block:: python
 
@@ -6,23 +6,24 @@
 
     adopt.install()  # or, with no line changed:  revenuebase-compat run -- python app.py
 
-``rewrite`` is the pure part: what is recognised, what becomes of it. ``patches`` lays it under
-the HTTP libraries of this process, ``gateway`` before the API for clients elsewhere, ``runner``
-and ``start`` switch it on from outside. For applications, not for libraries.
+May import: ``client``, ``core``. ``rewrite`` is the pure part: what is recognised, what becomes of
+it. ``interceptor`` applies it to one request, ``libraries`` know how each library sends,
+``patching`` lays them over this process, ``gateway`` stands before the API for clients elsewhere,
+``runner``, ``start`` and ``boot`` switch it on from outside. For applications, not for libraries.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False  # typing would cost 3 ms of every start-up under `run`
 if TYPE_CHECKING:
-    from .interceptor import install, uninstall
+    from .patching import install, uninstall
 
 __all__ = ["install", "uninstall"]
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from . import interceptor
+        from . import patching
 
-        return getattr(interceptor, name)
+        return getattr(patching, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

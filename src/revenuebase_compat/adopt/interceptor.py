@@ -1,50 +1,43 @@
-"""The patches: v1 requests of an application are moved inside its own connection pools.
+"""What becomes of one v1 request of the application, whatever library it is sent with.
 
-===================  ===========================================================  ==============
-module               what is patched                                              reaches
-===================  ===========================================================  ==============
-httpcore, httpcore2  ``ConnectionPool.handle_request``, and the asynchronous one  httpx, httpx2
-urllib3              ``HTTPConnectionPool.urlopen``                               requests
-http.client          ``HTTPConnection.request``                                   urllib.request
-aiohttp              ``ClientSession._request``                                   aiohttp
-revenuebase_sdk      names that a release has dropped (``sdk_names``)
-===================  ===========================================================  ==============
+``active`` is what ``install`` put in force. What fails before a request is sent is logged, and the
+request sent as it was; once one was sent to v2, v1 never sees it. Nothing here is marked on a
+thread or a task: a request that is made while another is under way is a request like any other.
 
-So the application's TLS settings, proxies, timeouts and authentication hold. A module is patched
-when the application imports it. What fails before a request is sent is logged, and the request
-sent as it was; once one was sent to v2, v1 never sees it.
+Patching runs inside the import of the library that is patched. So nothing that this module imports
+may lead to one of them (a test lists what it does), and whatever a request needs is imported and
+built here or when an ``Interceptor`` is made: a fork in the middle of one finds nothing half done.
 """
 
 from __future__ import annotations
 
-import functools
-import sys
+import logging  # noqa: F401 (the first notice would import it)
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from types import ModuleType
+import zlib  # noqa: F401 (as would the first compressed body)
+from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from revenuebase_compat.client import flags, notices
-from revenuebase_compat.core.cancellation import CallContext, now_of
+from revenuebase_compat.client.runtime import call_context
+from revenuebase_compat.core.cancellation import now_of
 from revenuebase_compat.core.decoding import Response
-from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError
+from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, ENDPOINTS, START, Endpoint
+from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError, ConfigurationError
 from revenuebase_compat.core.notices import Notice
 from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.routing import EvaluateFlag
-from revenuebase_compat.core.settings import Settings
+from revenuebase_compat.core.settings import Settings, is_loopback
 from revenuebase_compat.core.versions import V1
 
-from . import rewrite, sdk_names
-from .libraries.all import Aiohttp, AsyncHttpcore, HttpClient, Httpcore, Urllib3, busy
-from .rewrite import Endpoint
+from . import rewrite
+from .import_hook import write_stderr
+from .report import Report
 
 if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
-
-#: Carried by our wrappers, and seen through those of other tools.
-PATCH_MARK = "_revenuebase_compat"
+    from .libraries.base import LibraryCall
+    from .report import Fate
 
 #: Whose code stands between the user's line and ours.
 SKIPPED_FRAMES = frozenset(
@@ -53,169 +46,245 @@ SKIPPED_FRAMES = frozenset(
     | {"threading", "contextlib", "opentelemetry", "wrapt"}
 )
 
-_CANCEL = Endpoint.CANCEL.value
-_RAW_CANCEL = _CANCEL.encode()
+#: v1's paths, for a first look at requests to other hosts.
+V1_PATHS = frozenset(one.path for one in ENDPOINTS)
+V1_ENDINGS = tuple(V1_PATHS)
+RAW_V1_PATHS = frozenset(path.encode() for path in V1_PATHS)
 
-_interceptor: Interceptor | None = None
-_applied: list[tuple[Any, str, Any, Any]] = []
-
-
-def install(
-    settings: Settings | None = None, *, strict: bool = False, rehearse: bool = False
-) -> None:
-    """MoveSteps this process's v1 requests from now on; called again, it only changes the settings.
-
-    The flag of the settings is asked for each request. A key is not needed: requests have theirs.
-
-    Args:
-        settings: those of the environment, where none are given.
-        strict: raise what would otherwise be logged, and the request sent as it was.
-        rehearse: raise for every request that would be left to v1.
-
-    Raises:
-        ConfigurationError: a setting is wrong; nothing was changed.
-    """
-    global _interceptor
-    _interceptor = Interceptor(settings or Settings.from_env(), strict, rehearse)
-    if _FINDER not in sys.meta_path:
-        sys.meta_path.insert(0, _FINDER)
-    for name in PATCH_POINTS:
-        if name in sys.modules:
-            _patch(sys.modules[name])
+active: Interceptor | None = None
 
 
-def uninstall() -> None:
-    """Undo ``install``; a patch that another tool has wrapped since stays, and does nothing."""
-    global _interceptor
-    _interceptor = None
-    # No lock, which a fork could leave held: two threads may have patched the same twice.
-    for applied in reversed([*_applied]):
-        owner, name, wrapper, original = applied
-        if vars(owner).get(name) is wrapper:
-            setattr(owner, name, original)
-            _applied.remove(applied)
-    sdk_names.remove()
+def put_in_force(interceptor: Interceptor | None) -> None:
+    """Decide by these settings from now on; ``None``: let everything pass."""
+    global active
+    active = interceptor
 
 
 class Interceptor:
-    """The settings in force, and what is decided by them."""
+    """The settings in force, and what is decided by them.
 
-    def __init__(self, settings: Settings, strict: bool, rehearse: bool) -> None:
+    Args:
+        settings: which version, as for our own calls.
+        strict: raise what would otherwise be logged, and the request sent as it was.
+        rehearse: raise for every request that would be left to v1.
+        report: where each v1 request is written down.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        strict: bool = False,
+        rehearse: bool = False,
+        report: Report | None = None,
+    ) -> None:
         self.settings = settings
         self.strict = strict or rehearse
         self.rehearse = rehearse
+        self.report = report
         self.host = urlsplit(settings.base_url).hostname or ""
         self.raw_host = self.host.encode()
-
-    @functools.cached_property
-    def context(self) -> CallContext:
-        from revenuebase_compat.client.runtime import call_context
-
-        return call_context(self.settings, _tell)
+        self.context = call_context(settings, _notify)
+        self._loopback = is_loopback(self.host)
+        self._unresolved = isinstance(settings.v2_flag, str)
 
     def endpoint(
         self, method: str, scheme: str, host: str, port: int | None, target: str
     ) -> Endpoint | None:
         """The endpoint to decide on; ``None`` for what passes as it is."""
         try:
-            other = self.host not in host.lower() and target[:1] == "/"
-            if (other and target != _CANCEL) or busy.get():
+            if self.host not in host.lower() and target[:1] == "/":
+                if target.partition("?")[0] in V1_PATHS:
+                    self._other_host(method, scheme, host, port, target)
                 return None
-            base_url = self.settings.base_url
-            found = rewrite.recognise(base_url, method, scheme, host, port, target)
-            if found is Endpoint.OTHER:
-                self.untouched(method, rewrite.v1_path(base_url, target) or "")
-            elif found is not None:
+            found = rewrite.recognise(self.settings.base_url, method, scheme, host, port, target)
+            if found is None:
+                if target.partition("?")[0] in V1_PATHS:
+                    self._other_host(method, scheme, host, port, target)
+            elif found.successor is None:
+                # Not the path of an unknown one, which may hold anything.
+                call = found.call if found.path in V1_PATHS else f"{method} /v1/…"
+                self.record(call, "left")
+                self.refuse(call)
+                self.log_left(found, call)
+            else:
                 return found
-            elif target == _CANCEL:
-                where = f"{scheme}://{host}" + (f":{port}" if port else "")
-                self.warn("elsewhere", rewrite.elsewhere(where, base_url))
         except Exception as error:
             self.fail_open(error)
         return None
 
+    def resolve_names(self) -> None:
+        """Import what settings name by a string: at the first request, outside any import."""
+        if not self._unresolved:
+            return
+        flag: Any = self.settings.v2_flag
+        changed: dict[str, Any] = {"v2_flag": None, "v2_rollout": 0}
+        try:
+            changed = {"v2_flag": flags.resolve(flag)}
+        except ConfigurationError as error:
+            if self.strict:
+                raise
+            write_stderr(f"{error}; no job is moved before the sunset")
+        self.settings = replace(self.settings, **changed)
+        self.context = self.context._replace(settings=self.settings)
+        self._unresolved = False
+
     def fail_open(self, error: Exception, so: str = "a request to API v1 is sent as it is") -> None:
-        """Fail open, as nothing was sent yet."""
+        """Let it pass, as nothing was sent yet."""
         if self.strict or isinstance(error, Warning):  # -W error, which is the user's own wish
             raise error
         words = f": {error}" if isinstance(error, CancelError) else ""  # others may quote a header
         self.warn((so, type(error)), f"{so}, after {type(error).__name__}{words}")
 
     def warn(self, key: object, message: str) -> None:
+        """Log it once an hour."""
         notices.log(("adopt", key), "warning", message, time.monotonic())
 
-    def gone(self, what: str) -> None:
-        """In a rehearsal, nothing may be left to v1."""
-        if self.rehearse:
+    def record(self, call: str, fate: Fate) -> None:
+        """Write down what became of a request."""
+        if self.report is not None:
+            site = notices.call_site(SKIPPED_FRAMES)
+            self.report.record(call, fate, self.report.site(site.filename, site.lineno))
+
+    def moved(self, endpoint: Endpoint, fate: Fate) -> None:
+        """A request goes to v2."""
+        words = rewrite.moved_words(endpoint)
+        notices.log(("adopt", words), "info", words, time.monotonic())
+        self.record(endpoint.call, fate)
+
+    def refuse(self, what: str, *, decided: bool = False) -> None:
+        """Raise where nothing may be left to v1: in a rehearsal, and under strict once v1 is gone.
+
+        What was ``decided`` to go there by the settings is no fault under strict.
+        """
+        retired = self.strict and not decided and now_of(self.context) >= self.settings.v1_sunset
+        if self.rehearse or retired:
             raise ApiVersionRetiredError(
-                f"rehearsal: {what} would be sent to RevenueBase API v1", api_version=V1
+                f"{'rehearsal' if self.rehearse else 'strict'}: {what} would be sent to "
+                "RevenueBase API v1",
+                api_version=V1,
             )
 
-    def untouched(self, method: str, path: str) -> None:
-        self.gone(f"{method} {path}")
-        said = rewrite.untouched(self.settings, now_of(self.context), method, path)
-        notices.log_untouched(*said)
+    def log_left(self, endpoint: Endpoint, call: str) -> None:
+        """A request goes to v1."""
+        if endpoint is CANCEL:
+            return  # its notices are those of the facade
+        said = rewrite.pass_through(self.settings, now_of(self.context), endpoint, call)
+        notices.log_left(*said)
+        if endpoint is START:
+            notices.warn_at(notices.call_site(SKIPPED_FRAMES), said.words)
+
+    def out_of_reach(self, endpoint: Endpoint, why: str) -> None:
+        """A request that cannot be moved, for a reason that lies in how it is sent."""
+        self.record(endpoint.call, "left")
+        self.fail_open(ConfigurationError(f"{endpoint.call} cannot be moved: {why}"))
+
+    def _other_host(
+        self, method: str, scheme: str, host: str, port: int | None, target: str
+    ) -> None:
+        endpoint = BY_V1_CALL.get((method, target.partition("?")[0]))
+        if endpoint is None:
+            return
+        # localhost and 127.0.0.1 are one server, by two names.
+        alias = self._loopback and is_loopback(host.lower().strip("[]"))
+        alias = alias and port == rewrite.origin(self.settings.base_url)[2]
+        where = f"{scheme}://{host}" + (f":{port}" if port else "")
+        words = rewrite.other_host_words(endpoint, where, self.settings.base_url)
+        if alias:
+            self.record(endpoint.call, "left")
+            if self.strict:
+                raise ConfigurationError(words)
+        if alias or endpoint is CANCEL:  # other APIs have a /v1/credits, too
+            self.warn("elsewhere", words)
 
 
-async def _adopt(interceptor: Interceptor, endpoint: Endpoint, call: Any) -> Any:
+async def intercept(active: Interceptor, endpoint: Endpoint, call: LibraryCall) -> Any:
     """One recognised request, from its body to the answer that its caller sees."""
-    steps, moved = await _decide(interceptor, endpoint, call, await call.peek())
-    if moved is not None:
-        words = rewrite.MOVED[endpoint]
-        notices.log(("adopt", words), "info", words, time.monotonic())
-    while True:
-        try:
-            response = await call.send(moved)
-        except BaseException as error:
-            if steps is not None:
-                steps.throw(error)
-            raise
-        if steps is None:
-            return response
-        # Of v2's 200, which passes as it is, no header is read.
-        plain = moved is not None and response.status == 200
-        answer = Response(response.status, [] if plain else call.headers_of(response))
-        try:
-            after = steps.send(answer)
-        except StopIteration:
-            break
-        await call.close(response)
-        moved = after.request
-    if moved is not None:
-        location = answer.header(b"location")
-        if location:
-            url = interceptor.settings.base_url + moved.path
-            call.redirect(response, rewrite.to_v1_location(url, location))
-        if answer.status == 422:
-            response = await call.translate(response)
+    try:
+        steps, moved = await _decide(active, endpoint, call)
+    except Exception:
+        active.record(endpoint.call, "left")
+        raise
+    if steps is None:
+        active.record(endpoint.call, "left")
+        return await call.send(endpoint, None)
+    fate: Fate = "left" if moved is None else "moved"
+    try:
+        while True:
+            if moved is not None:
+                active.moved(endpoint, fate)
+            response = await call.send(endpoint, moved)
+            # Of v2's 200, which passes as it is, no header is read.
+            plain = moved is not None and response.status == 200
+            answer = Response(response.status, [] if plain else call.headers_of(response))
+            after = _next(steps, answer)
+            if after is None:
+                break
+            await call.close(response)
+            moved, fate = after, "followed"
+    except BaseException as error:
+        steps.throw(error)
+        raise
+    finally:
+        if fate == "left":
+            active.record(endpoint.call, fate)
+    if moved is None or plain:
+        return response
+    location = answer.header(b"location")
+    if location:
+        where = rewrite.to_v1_location(active.settings.base_url + moved.path, location)
+        call.redirect(response, rewrite.to_v1_status(endpoint, answer.status), where)
+    if answer.status == 422 and endpoint.names_job:
+        response = await call.translate(response)
     return response
 
 
+def _next(steps: Any, answer: Response) -> Request | None:
+    """What is to be sent after this answer; ``None``: the answer is the last."""
+    try:
+        after: Request | None = steps.send(answer).request
+    except StopIteration:
+        return None
+    return after
+
+
 async def _decide(
-    interceptor: Interceptor, endpoint: Endpoint, call: Any, body: bytes
+    active: Interceptor, endpoint: Endpoint, call: LibraryCall
 ) -> tuple[Any, Request | None]:
     """``rewrite.move`` up to its first ``Forward``, and what that one sends; or nothing of ours."""
+    steps: Any = None
     try:
-        process_id = rewrite.process_id_of(call.headers(), body)
-        if process_id is None:
-            interceptor.gone(f"a request to POST {endpoint.value} that names no job")
-            interceptor.warn("no job", rewrite.no_job(endpoint))
-            return None, None
-        steps = rewrite.move(interceptor.context, endpoint, process_id, strict=interceptor.strict)
+        active.resolve_names()
+        process_id = None
+        if endpoint.names_job:
+            process_id = rewrite.process_id_of(call.headers(), await call.peek())
+            if process_id is None:
+                active.refuse(f"a request to {endpoint.call} that names no job")
+                active.warn((endpoint, "no job"), rewrite.no_job_words(endpoint))
+                return None, None
+        steps = rewrite.move(
+            active.context,
+            endpoint,
+            process_id,
+            replayable=endpoint.names_job or call.replayable(),
+            strict=active.strict,
+        )
         command = next(steps)
         while isinstance(command, EvaluateFlag):
             ask: Any = flags.ask_async if call.asynchronous else flags.ask
-            asked = ask(interceptor.settings.v2_flag, command.context)
+            asked = ask(active.settings.v2_flag, command.context)
             command = steps.send(await asked if call.asynchronous else asked)
-        if command.request is None and endpoint is Endpoint.STATUS:
-            interceptor.untouched("POST", endpoint.value)
+        if command.request is None:
+            active.refuse(endpoint.call, decided=True)
+            active.log_left(endpoint, endpoint.call)
     except Exception as error:
-        interceptor.fail_open(error)
+        active.fail_open(error)
         return None, None
-    return steps, command.request
+    request: Request | None = command.request
+    return steps, request
 
 
-def _now(steps: Any) -> Any:
+def run_now(steps: Coroutine[Any, Any, Any]) -> Any:
     """What a synchronous call comes to; ``None`` where http.client's answer is to be fetched."""
     try:
         steps.send(None)
@@ -223,238 +292,5 @@ def _now(steps: Any) -> Any:
         return stop.value
 
 
-# The wrappers. Argument names are those of the originals, as other tools look for them.
-
-
-def _httpcore(original: Any) -> Any:
-    def handle_request(self: Any, request: Any) -> Any:
-        steps = _recognised(Httpcore, original, self, request)
-        return original(self, request) if steps is None else _now(steps)
-
-    return handle_request
-
-
-def _httpcore_async(original: Any) -> Any:
-    async def handle_async_request(self: Any, request: Any) -> Any:
-        steps = _recognised(AsyncHttpcore, original, self, request)
-        return await (original(self, request) if steps is None else steps)
-
-    return handle_async_request
-
-
-def _recognised(kind: type[Httpcore], original: Any, pool: Any, request: Any) -> Any:
-    interceptor, url = _interceptor, request.url
-    # What our own clients send was decided on by them.
-    if interceptor is None or "revenuebase_compat" in request.extensions:
-        return None
-    if interceptor.raw_host not in url.host.lower() and url.target != _RAW_CANCEL:
-        return None
-    parts = (request.method, url.scheme, url.host, url.target)
-    method, scheme, host, target = [part.decode("latin-1") for part in parts]
-    endpoint = interceptor.endpoint(method, scheme, host, url.port, target)
-    if endpoint is None:
-        return None
-    return _adopt(
-        interceptor, endpoint, kind(interceptor.settings.base_url, original, pool, [request], {})
-    )
-
-
-#: What urlopen() of urllib3, 1.26 and 2, takes after the headers.
-_MORE = (
-    *("retries", "redirect", "assert_same_host", "timeout", "pool_timeout"),
-    *("release_conn", "chunked", "body_pos", "preload_content", "decode_content"),
-)
-
-
-def _urllib3(original: Any) -> Any:
-    def urlopen(
-        self: Any,
-        method: str,
-        url: str,
-        body: Any = None,
-        headers: Any = None,
-        *args: Any,
-        **kw: Any,
-    ) -> Any:
-        interceptor = _interceptor
-        # By name, as some of the tools beneath us overlook what comes by position.
-        if args:
-            kw.update(zip(_MORE, args, strict=False))
-        if interceptor is not None:
-            endpoint = interceptor.endpoint(method, self.scheme, self.host, self.port, url)
-            if endpoint is not None:
-                options = {"body": body, "headers": headers, **kw}
-                call = Urllib3(
-                    interceptor.settings.base_url, original, self, [method, url], options
-                )
-                return _now(_adopt(interceptor, endpoint, call))
-        return original(self, method, url, body=body, headers=headers, **kw)
-
-    return urlopen
-
-
-def _http_client(original: Any) -> Any:
-    def request(
-        self: Any,
-        method: str,
-        url: str,
-        body: Any = None,
-        headers: Any = {},  # noqa: B006 (as it is there)
-        *,
-        encode_chunked: bool = False,
-    ) -> None:
-        interceptor = _interceptor
-        options = {"body": body, "headers": headers, "encode_chunked": encode_chunked}
-        if hasattr(vars(self).get("getresponse"), PATCH_MARK):
-            del self.getresponse  # of a request whose answer nobody fetched
-        if interceptor is not None:
-            scheme = "https" if self.default_port == 443 else "http"
-            host, port = self.host, self.port
-            if self._tunnel_host is not None:
-                host, port = self._tunnel_host, self._tunnel_port
-            endpoint = interceptor.endpoint(method, scheme, host, port, url)
-            if endpoint is not None:
-                call = HttpClient(
-                    interceptor.settings.base_url, original, self, [method, url], options
-                )
-                steps = _adopt(interceptor, endpoint, call)
-                _now(steps)
-                self.getresponse = functools.partial(_fetch, self, steps)
-                setattr(self.getresponse, PATCH_MARK, True)
-                return
-        original(self, method, url, **options)
-
-    return request
-
-
-def _fetch(connection: Any, steps: Any) -> Any:
-    """``getresponse`` of one recognised request."""
-    del connection.getresponse
-    while True:
-        try:
-            response = connection.getresponse()
-        except BaseException as error:
-            return steps.throw(error)
-        try:
-            steps.send(response)
-        except StopIteration as stop:
-            return stop.value
-
-
-def _aiohttp(original: Any) -> Any:
-    async def _request(self: Any, method: str, str_or_url: Any, **kw: Any) -> Any:
-        interceptor, url, endpoint = _interceptor, None, None
-        text = str(str_or_url).lower()
-        if interceptor and (self._base_url or interceptor.host in text or _CANCEL in text):
-            with suppress(ValueError, TypeError):  # aiohttp says better that it is no URL
-                url = self._build_url(str_or_url)
-        if interceptor and url is not None and url.host:
-            line = (method.upper(), url.scheme, url.host, url.port, url.raw_path_qs)
-            endpoint = interceptor.endpoint(*line)
-        if interceptor is None or endpoint is None:
-            return await original(self, method, str_or_url, **kw)
-        # Raised from within, it would show the URL of v2, and end a rehearsal at the 410.
-        check = kw.pop("raise_for_status", None)
-        check = self._raise_for_status if check is None else check
-        options = {**kw, "raise_for_status": False}
-        base_url = interceptor.settings.base_url
-        call = Aiohttp(base_url, original, self, [method, str_or_url], options)
-        response = await _adopt(interceptor, endpoint, call)
-        if callable(check):
-            await check(response)
-        elif check:
-            response.raise_for_status()
-        return response
-
-    return _request
-
-
-PATCH_POINTS: dict[str, list[tuple[str, str, Callable[[Any], Any]]]] = {
-    "httpcore": [
-        ("ConnectionPool", "handle_request", _httpcore),
-        ("AsyncConnectionPool", "handle_async_request", _httpcore_async),
-    ],
-    "urllib3.connectionpool": [("HTTPConnectionPool", "urlopen", _urllib3)],
-    "http.client": [("HTTPConnection", "request", _http_client)],
-    "aiohttp.client": [("ClientSession", "_request", _aiohttp)],
-    "revenuebase_sdk": [],
-}
-PATCH_POINTS["httpcore2"] = PATCH_POINTS["httpcore"]
-
-
-def _patch(module: ModuleType) -> None:
-    interceptor = _interceptor
-    if interceptor is None:
-        return
-    try:
-        if module.__name__ == "revenuebase_sdk":
-            sdk_names.restore(module)
-        for owner, name, make in PATCH_POINTS[module.__name__]:
-            _wrap(getattr(module, owner), name, make)
-    except Exception as error:
-        interceptor.fail_open(error, f"{module.__name__} is left as it is")
-
-
-def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    # By getattr: another tool's wrapper must be bound to the class before it is called.
-    original = getattr(owner, name)
-    if hasattr(original, PATCH_MARK):
-        return
-    wrapper = functools.update_wrapper(make(original), original)
-    del wrapper.__wrapped__  # by which other tools undo what they take for their own
-    setattr(wrapper, PATCH_MARK, True)
-    setattr(owner, name, wrapper)
-    _applied.append((owner, name, wrapper, original))
-
-
-class _Finder:
-    """On ``sys.meta_path``: finds what the others find, and has it patched once it is loaded."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if _interceptor is None or name not in PATCH_POINTS:
-            return None
-        for finder in [*sys.meta_path]:
-            find = getattr(finder, "find_spec", None)
-            spec: ModuleSpec | None = None
-            if finder is not self and find is not None:
-                spec = find(name, path, target)
-            if spec is not None:
-                if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
-                return spec
-        return None
-
-
-class _Loader:
-    """Another's loader, and the patching after it."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        found: ModuleType | None = self._loader.create_module(spec)
-        return found
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        _patch(module)
-
-
-_FINDER: Any = _Finder()
-
-
-def _tell(notice: Notice) -> None:
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        if (frame.f_globals.get("__name__") or "").partition(".")[0] not in SKIPPED_FRAMES:
-            break
-        frame = frame.f_back
-    notices.tell(notice, notices.CallSite(frame))
+def _notify(notice: Notice) -> None:
+    notices.tell(notice, notices.call_site(SKIPPED_FRAMES))

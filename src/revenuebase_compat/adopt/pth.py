@@ -9,7 +9,8 @@ import sysconfig
 from pathlib import Path
 from typing import Literal
 
-from .start import FLAG, say
+from .import_hook import write_stderr
+from .start import FLAG
 
 # Where the package was removed and the file was not, every Python still reads it.
 _CODE = """\
@@ -48,7 +49,7 @@ def pth(action: Literal["install", "uninstall", "status"]) -> int:
         elif action == "uninstall":
             path.unlink(missing_ok=True)
     except OSError as error:
-        say(f"{path}: {error.strerror or error}")
+        write_stderr(f"{path}: {error.strerror or error}")
         return 1
     if action == "uninstall":
         print(f"removed {path}" if there else f"nothing to remove at {path}")

@@ -1,4 +1,4 @@
-"""``revenuebase-compat run`` and ``pth``: a process that does not know us starts with us.
+"""``revenuebase-compat run``: a process that does not know us starts with us.
 
 ``run`` puts the boot folder on PYTHONPATH and becomes the command. Where Python is told to ignore
 PYTHONPATH (``-I``, ``-E``, a child that replaces it), the ``.pth`` file does the same, once it is
@@ -8,17 +8,18 @@ installed; both look at ``REVENUEBASE_COMPAT_RUN`` and do nothing without it.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
-from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.settings import Settings
-
+from . import report as reports
+from .environment import IGNORED, WITHOUT, lenient_settings
+from .import_hook import write_stderr
 from .pth import pth_file
-from .start import FLAG, say
+from .start import ACTIVE, FLAG
 
 BOOT = str(Path(__file__).resolve().parent / "boot")
 
@@ -26,28 +27,41 @@ BOOT = str(Path(__file__).resolve().parent / "boot")
 REHEARSED_SUNSET = "2000-01-01"
 
 
-def run(argv: list[str], *, strict: bool = False, rehearse: bool = False) -> NoReturn:
+def run(
+    argv: list[str], *, strict: bool = False, rehearse: bool = False, report: str | None = None
+) -> NoReturn:
     """Become the command ``argv``, in whose Python processes v1 requests are moved.
 
-    Settings come from the environment. A broken one is one line on stderr, and the command runs
-    without us; under ``strict`` it does not run: exit code 2. (A ``v2_flag`` is resolved in the
+    Settings come from the environment. A broken one is one line on stderr, and its default holds;
+    under ``strict`` the command does not run: exit code 2. (A ``v2_flag`` is resolved in the
     command's processes, whose modules they are.) A command that is not there is exit code 127,
-    one that cannot be executed 126. ``rehearse`` is strict, and takes v1 as gone.
+    one that cannot be executed 126.
+
+    Args:
+        argv: the command.
+        strict: have processes raise where a request cannot be moved.
+        rehearse: strict, and v1 counts as gone.
+        report: a file to which each v1 request is appended (``report`` shows it).
+
+    Raises:
+        ConfigurationError: ``report`` cannot be written.
     """
     strict = strict or rehearse
     environ = _environ(os.environ, strict, rehearse)
-    try:
-        Settings.from_env(environ)
-    except ConfigurationError as error:
-        say(f"{error}; {argv[0]} {'was not started' if strict else 'runs without us'}")
-        if strict:
-            sys.exit(2)
-        environ = {name: value for name, value in os.environ.items() if name != FLAG}
-    unheard = unsupported_option(argv)
-    if unheard:
-        say(f"{unheard}; {argv[0]} {'was not started' if strict else 'runs without us'}")
-        if strict:
-            sys.exit(2)
+    if report is not None:
+        environ[reports.VARIABLE] = reports.prepare(report)
+    complaints = lenient_settings(environ)[1]
+    if complaints:
+        environ[IGNORED] = ",".join(complaints)
+    unsupported = unsupported_option(argv)
+    said = [text + WITHOUT for text in complaints.values()]
+    said += [f"{unsupported}; {argv[0]} runs without us"] if unsupported else []
+    if strict and said:
+        why = "; ".join([*complaints.values(), *([unsupported] if unsupported else [])])
+        write_stderr(f"{why}; {argv[0]} was not started")
+        sys.exit(2)
+    for line in said:
+        write_stderr(line)
     for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ"):
         # Python ignores these, and what is ignored stays so beyond exec.
         if hasattr(signal, name):
@@ -55,7 +69,7 @@ def run(argv: list[str], *, strict: bool = False, rehearse: bool = False) -> NoR
     try:
         os.execvpe(argv[0], argv, environ)  # noqa: S606 (what the user asked for)
     except OSError as error:
-        say(f"{argv[0]}: {error.strerror or error}")
+        write_stderr(f"{argv[0]}: {error.strerror or error}")
         sys.exit(127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126)
 
 
@@ -64,12 +78,6 @@ def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[s
     paths = [path for path in old.split(os.pathsep) if path != BOOT] if old else []
     changed = {
         FLAG: "rehearse" if rehearse else "strict" if strict else "1",
-        # What boot/sitecustomize.py compares itself with.
-        "REVENUEBASE_COMPAT_PYTHON": "{}.{}:{}".format(
-            *sys.version_info[:2], os.path.realpath(sys.prefix)
-        ),
-        # Where that Python is another, the command itself says so, and its children do not.
-        "REVENUEBASE_COMPAT_PID": str(os.getpid()),
         "PYTHONPATH": os.pathsep.join([BOOT, *paths]),
     }
     if rehearse:
@@ -77,18 +85,52 @@ def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[s
         if environ.get("REVENUEBASE_AFTER_SUNSET", "").strip() == "try":
             # Who tries v1 after its end is refused there; the real one would still obey.
             changed["REVENUEBASE_AFTER_SUNSET"] = "raise"
-    return {**environ, **changed}
+    # Of a run around this one, which has told its own processes.
+    inherited = {name: text for name, text in environ.items() if name not in (ACTIVE, IGNORED)}
+    return {**inherited, **changed}
 
 
 def unsupported_option(argv: list[str]) -> str | None:
-    """Why a Python that is started so would not hear of us."""
-    if not Path(argv[0]).name.startswith("python"):
-        return None
-    for option in argv[1:]:
-        if not option.startswith("-") or option[1:2] in ("c", "m", "X", "W", "-", ""):
-            break
-        if "S" in option:
-            return f"{option} has Python start without site, and so without us"
-        if ("I" in option or "E" in option) and not pth_file().exists():
-            return f"{option} has Python ignore PYTHONPATH: `revenuebase-compat pth install` once"
+    """Why a Python that the command starts would not hear of us, as far as its words tell."""
+    installed = pth_file().exists()
+    for place, word in enumerate(argv):
+        name = Path(word).name
+        if name == "opentelemetry-instrument" and not installed:
+            return (
+                "opentelemetry-instrument starts Python with a sitecustomize of its own: put "
+                "`revenuebase-compat run --` behind it, or `revenuebase-compat pth install` once"
+            )
+        if not re.fullmatch(r"(python|pypy)[0-9.]*t?(\.exe)?", name):
+            continue
+        options = _python_options(argv[place + 1 :])
+        if "S" in options:
+            return f"-S has {name} start without site, and so without us"
+        ignoring = options & {"I", "E"}
+        if ignoring and not installed:
+            return (
+                f"-{min(ignoring)} has {name} ignore PYTHONPATH: "
+                "`revenuebase-compat pth install` once"
+            )
     return None
+
+
+def _python_options(words: list[str]) -> set[str]:
+    """The one-letter options before a script; those with a value of their own are passed over."""
+    found: set[str] = set()
+    rest = iter(words)
+    for word in rest:
+        if word == "--check-hash-based-pycs":
+            next(rest, None)
+        if word[:1] != "-" or word in ("-", "--"):
+            break
+        for place, letter in enumerate(word[1:], 2):
+            if letter in "cm-":
+                if letter != "-":
+                    return found
+                break
+            if letter in "XW":
+                if place == len(word):
+                    next(rest, None)
+                break
+            found.add(letter)
+    return found

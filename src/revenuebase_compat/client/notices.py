@@ -41,15 +41,26 @@ class CallSite:
         self.namespace = frame.f_globals
 
 
-def call_site() -> CallSite:
-    """The innermost line on the stack that is not this package's own."""
+def call_site(skipped: frozenset[str] = frozenset({_PACKAGE})) -> CallSite:
+    """The innermost line on the stack that is in none of these top-level packages."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        name = frame.f_globals.get("__name__") or ""
-        if name != _PACKAGE and not name.startswith(_PACKAGE + "."):
+        if (frame.f_globals.get("__name__") or "").partition(".")[0] not in skipped:
             break
         frame = frame.f_back
     return CallSite(frame)
+
+
+def warn_at(site: CallSite, message: str) -> None:
+    """Warn as ``ApiDeprecationWarning`` at that line, if Python's filters let it."""
+    warnings.warn_explicit(
+        message,
+        ApiDeprecationWarning,
+        site.filename,
+        site.lineno,
+        module=site.namespace.get("__name__"),
+        registry=site.namespace.setdefault("__warningregistry__", {}),
+    )
 
 
 def log(key: object, level: Level, message: str, at: float, **extra: Any) -> None:
@@ -65,10 +76,10 @@ def log(key: object, level: Level, message: str, at: float, **extra: Any) -> Non
     say("%s", message, extra={**extra, "left_out": left_out})
 
 
-def log_untouched(successor: str | None, stage: Phase, words: str) -> None:
-    """Log that somebody's v1 request, which has no place here, passes as it is."""
+def log_left(call: str, successor: str | None, stage: Phase, words: str) -> None:
+    """Log that somebody's request is left to v1."""
     level: Level = "info" if stage is Phase.DEPRECATED else "warning"
-    log(("untouched", successor), level, words, time.monotonic(), successor=successor)
+    log(("left", call), level, words, time.monotonic(), successor=successor)
 
 
 def tell(notice: Notice, site: CallSite | None = None) -> None:
@@ -98,15 +109,7 @@ def tell(notice: Notice, site: CallSite | None = None) -> None:
     )
     # Only before a request: an error made of a warning must never eat the result of a cancel.
     if kind in (NoticeKind.USES_V1, NoticeKind.MIGRATED):
-        where = site or call_site()
-        warnings.warn_explicit(
-            message,
-            ApiDeprecationWarning,
-            where.filename,
-            where.lineno,
-            module=where.namespace.get("__name__"),
-            registry=where.namespace.setdefault("__warningregistry__", {}),
-        )
+        warn_at(site or call_site(), message)
 
 
 def _level(kind: NoticeKind, stage: Phase) -> Level:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from revenuebase_compat._version import __version__
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
 from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.protocol import Request
+from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings, is_loopback
 
 from .watchdog import Attempt, watchdog
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 #: Idle connections kept per pool, and seconds after which one that was not needed is closed.
 MAX_IDLE = 100
 IDLE_FOR = 60.0
-
-#: Marks our own requests, so that ``adopt`` lets them pass.
-OWN_REQUEST_EXTENSION = "revenuebase_compat"
 
 _NOT_SENT = {
     "ConnectError",

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, unpack
-from revenuebase_compat.core.protocol import Request
+from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings
 
 from .transport import (
-    OWN_REQUEST_EXTENSION,
     Connection,
     RemainingTimeouts,
     _Sender,

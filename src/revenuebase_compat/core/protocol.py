@@ -12,6 +12,9 @@ from typing import NamedTuple
 from .endpoints import CANCEL, STATUS, Endpoint
 from .versions import V1, V2
 
+#: Marks our own requests in httpx's ``extensions``, so that ``adopt`` lets them pass.
+OWN_REQUEST_EXTENSION = "revenuebase_compat"
+
 
 class Request(NamedTuple):
     """A request without its host and its key."""

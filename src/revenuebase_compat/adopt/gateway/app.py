@@ -34,11 +34,10 @@ except ImportError as error:
     raise ImportError(sentence) from error
 
 from revenuebase_compat.adopt import rewrite
-from revenuebase_compat.adopt.rewrite import Endpoint, Forward
+from revenuebase_compat.adopt.rewrite import Forward
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context, utc_now
 from revenuebase_compat.client.transport import (
-    OWN_REQUEST_EXTENSION,
     needs_proxy,
     no_response_from,
     tls_context,
@@ -46,8 +45,10 @@ from revenuebase_compat.client.transport import (
 from revenuebase_compat.client.transport_async import asyncio_timeout
 from revenuebase_compat.core import cancellation, responses
 from revenuebase_compat.core.decoding import MAX_BODY, Response
+from revenuebase_compat.core.endpoints import CANCEL, Endpoint
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.notices import Notice
+from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION
 from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_loopback
 
@@ -207,16 +208,16 @@ class Gateway:
             self.settings.base_url, incoming.method, url.scheme, url.host, url.port, target
         )
         content: bytes | Chunks | None = incoming.body() if incoming.has_body else None
-        if endpoint in (Endpoint.CANCEL, Endpoint.STATUS):
+        if endpoint is not None and endpoint.names_job:
             start, rest = await _peek(incoming.body())
             process_id = None if rest else rewrite.process_id_of(incoming.headers, start)
             if process_id is not None:
                 return await self._move(endpoint, process_id, incoming, start, opened)
             content = _chain(start, rest) if rest else start
-            words = rewrite.no_job(endpoint)
+            words = rewrite.no_job_words(endpoint)
             notices.log(("gateway", "no job"), "warning", words, time.monotonic())
-        elif endpoint is Endpoint.OTHER:
-            self._untouched(incoming)
+        elif endpoint is not None:
+            self._untouched(endpoint, incoming)
         response = await self._send(incoming, content, opened)
         return _Answer(response.status_code, self._down(incoming, response), _raw(response))
 
@@ -241,12 +242,12 @@ class Gateway:
                     continue
                 moved = command.request
                 if moved is None:
-                    if endpoint is Endpoint.STATUS:
-                        self._untouched(incoming)
+                    if endpoint is not CANCEL:
+                        self._untouched(endpoint, incoming)
                 else:
                     base_url, incoming.method = self.settings.base_url, moved.method
                     incoming.target = rewrite.to_v2_target(base_url, incoming.target, moved)
-                    incoming.headers = rewrite.to_v2_headers(incoming.headers, moved)
+                    incoming.headers = [*rewrite.to_v2_headers(incoming.headers, endpoint)]
                 try:
                     async with asyncio_timeout(ends - time.monotonic()):
                         response = await self._send(incoming, None if moved else body, opened)
@@ -311,10 +312,10 @@ class Gateway:
             url = parts._replace(scheme="http", netloc=incoming.netloc, path=path).geturl()
         return url.encode("latin-1")
 
-    def _untouched(self, incoming: _Incoming) -> None:
-        path = rewrite.v1_path(self.settings.base_url, incoming.target) or ""
+    def _untouched(self, endpoint: Endpoint, incoming: _Incoming) -> None:
         now = cancellation.now_of(self._context)
-        notices.log_untouched(*rewrite.untouched(self.settings, now, incoming.method, path))
+        call = f"{incoming.method} {incoming.target.partition('?')[0]}"
+        notices.log_left(*rewrite.pass_through(self.settings, now, endpoint, call))
 
 
 def _tell(notice: Notice) -> None:

@@ -1,0 +1,33 @@
+"""Settings of a program that is not ours to stop: a broken one costs a line; its default holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from revenuebase_compat.core.errors import ConfigurationError
+from revenuebase_compat.core.settings import VARIABLES, Settings
+
+#: The settings that ``run`` found broken, and has spoken of.
+IGNORED = "REVENUEBASE_COMPAT_IGNORED"
+
+#: Behind what is wrong with a setting.
+WITHOUT = "; without it, the default holds"
+
+
+def lenient_settings(environ: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
+    """Settings of the environment without those that are broken, and what is wrong with these.
+
+    A mistake never moves more jobs than asked: where ``v2_flag`` or ``api_version`` is broken, the
+    rollout's share counts as 0.
+    """
+    given = {variable: environ[variable] for variable in VARIABLES.values() if variable in environ}
+    complaints: dict[str, str] = {}
+    for name, variable in VARIABLES.items():
+        try:
+            Settings.from_env({variable: given[variable]} if variable in given else {})
+        except ConfigurationError as error:
+            complaints[name] = str(error)
+            del given[variable]
+    if not complaints.keys().isdisjoint({"v2_flag", "api_version"}):
+        given.pop(VARIABLES["v2_rollout"], None)
+    return Settings.from_env(given), complaints

@@ -1,0 +1,103 @@
+"""Waits on ``sys.meta_path`` for the libraries of ``LIBRARIES``, and has them patched once loaded.
+
+``find_spec`` runs while Python holds its global import lock, so it imports nothing and waits for
+nothing: it only wraps the loader that another finder names. What patching needs is imported in
+``exec_module``, under the lock of the loaded module alone.
+
+Every Python under ``run`` loads this module, and most of them never speak HTTP.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from .libraries import LIBRARIES
+
+TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+
+class PatchingFinder:
+    """Finds what the others find. Never removed, only inert: a removal would make a thread that
+    walks the list skip one."""
+
+    def __init__(self) -> None:
+        #: Called with each library's module once it is loaded; ``None``: do nothing.
+        self.on_loaded: Callable[[ModuleType], object] | None = None
+        #: Called when a module is looked for; imports nothing, and never raises.
+        self.on_look: Callable[[], object] | None = None
+        self._looking_for: set[str] = set()
+
+    def enable(self) -> None:
+        """Take part in imports from now on."""
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec that the finders behind this one give, with its loader wrapped."""
+        if self.on_look is not None:
+            self.on_look()
+        # Another tool's finder may ask all finders in turn, as this one does.
+        if self.on_loaded is None or name not in LIBRARIES or name in self._looking_for:
+            return None
+        self._looking_for.add(name)
+        try:
+            for finder in [*sys.meta_path]:
+                find = getattr(finder, "find_spec", None)
+                spec: ModuleSpec | None = None
+                if finder is not self and find is not None:
+                    spec = find(name, path, target)
+                if spec is not None:
+                    if hasattr(spec.loader, "exec_module"):
+                        spec.loader = _PatchingLoader(spec.loader)  # type: ignore[assignment]
+                    return spec
+        finally:
+            self._looking_for.discard(name)
+        return None
+
+
+class _PatchingLoader:
+    """Another's loader, and the patching after it."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        found: ModuleType | None = self._loader.create_module(spec)
+        return found
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        if FINDER.on_loaded is not None:
+            FINDER.on_loaded(module)
+
+
+FINDER = PatchingFinder()
+
+
+def finished(name: str) -> ModuleType | None:
+    """A module that is loaded to its end."""
+    module = sys.modules.get(name)
+    if module is None or getattr(module.__spec__, "_initializing", False):
+        return None
+    return module
+
+
+def write_stderr(text: str) -> None:
+    """One line on stderr; a process without one goes on all the same."""
+    try:  # noqa: SIM105 (contextlib is not loaded yet)
+        sys.stderr.write(f"revenuebase-compat: {' '.join(text.split())}\n")
+    except Exception:  # noqa: S110 (there is nobody to tell)
+        pass

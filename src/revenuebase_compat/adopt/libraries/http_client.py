@@ -1,0 +1,122 @@
+"""http.client, which urllib.request sends with; an answer is fetched by a call of its own."""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Generator
+from types import coroutine
+from typing import Any
+
+from revenuebase_compat.adopt import interceptor
+from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_target
+from revenuebase_compat.core.endpoints import Endpoint
+from revenuebase_compat.core.protocol import Request
+
+from .base import Call
+from .bodies import is_text, peek, raw_headers, without_body_headers
+
+
+class HttpClientCall(Call):
+    """Given are the method and the URL."""
+
+    def headers(self) -> Headers:
+        return raw_headers(self._options["headers"])
+
+    async def peek(self) -> bytes:
+        seen, self._options["body"] = await peek(self._options["body"])
+        return seen
+
+    def replayable(self) -> bool:
+        return is_text(self._options["body"])
+
+    async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
+        method, target, options = *self._given, self._options
+        if moved is not None:
+            method, target = moved.method, to_v2_target(self._base_url, target, moved)
+            if endpoint.names_job:
+                options = {"headers": without_body_headers(options["headers"])}
+        await self._send(method, target, **options)
+        return await _fetched()
+
+    def headers_of(self, response: Any) -> Headers:
+        return raw_headers(response.headers)
+
+    async def close(self, response: Any) -> None:
+        self._owner.close()  # what is left of an answer would be in the way
+
+    def redirect(self, response: Any, status: int, location: str) -> None:
+        response.status = response.code = status
+        response.headers.replace_header("Location", location)
+
+    async def translate(self, response: Any) -> Any:
+        body = to_v1_body(422, raw_headers(response.headers), response.read())
+        del response.headers["Transfer-Encoding"], response.headers["Content-Length"]
+        response.headers["Content-Length"] = str(len(body))
+        response.fp, response.chunked, response.length = io.BytesIO(body), False, len(body)
+        return response
+
+
+@coroutine
+def _fetched() -> Generator[None, Any, Any]:
+    """Suspends until the application asks for its answer."""
+    return (yield)
+
+
+@functools.lru_cache(maxsize=64)
+def _of_urllib3(kind: Any) -> bool:
+    """Whether a connection is one of urllib3's, whose pool was patched: it was decided on there."""
+    return any(base.__module__.partition(".")[0] == "urllib3" for base in kind.__mro__)
+
+
+def request(original: Any) -> Any:
+    """The wrapper; argument names are those of the original, as other tools look for them."""
+
+    def request(
+        self: Any,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = {},  # noqa: B006 (as it is there)
+        *,
+        encode_chunked: bool = False,
+    ) -> None:
+        active = interceptor.active
+        options = {"body": body, "headers": headers, "encode_chunked": encode_chunked}
+        if isinstance(vars(self).get("getresponse"), _Fetch):
+            del self.getresponse  # of a request whose answer nobody fetched
+        kind: Any = type(self)
+        if active is not None and not _of_urllib3(kind):
+            scheme = "https" if self.default_port == 443 else "http"
+            host, port = self.host, self.port
+            if self._tunnel_host is not None:
+                host, port = self._tunnel_host, self._tunnel_port
+            endpoint = active.endpoint(method, scheme, host, port, url)
+            if endpoint is not None:
+                call = HttpClientCall(
+                    active.settings.base_url, original, self, [method, url], options
+                )
+                steps = interceptor.intercept(active, endpoint, call)
+                interceptor.run_now(steps)
+                self.getresponse = _Fetch(_fetch, self, steps)
+                return
+        original(self, method, url, **options)
+
+    return request
+
+
+class _Fetch(functools.partial[Any]):
+    """``getresponse`` of one recognised request."""
+
+
+def _fetch(connection: Any, steps: Any) -> Any:
+    del connection.getresponse
+    while True:
+        try:
+            response = connection.getresponse()
+        except BaseException as error:
+            return steps.throw(error)
+        try:
+            steps.send(response)
+        except StopIteration as stop:
+            return stop.value

@@ -1,0 +1,125 @@
+"""httpcore and httpcore2, which httpx and httpx2 send with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from revenuebase_compat.adopt import interceptor
+from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_headers, to_v2_target
+from revenuebase_compat.core.endpoints import Endpoint
+from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
+
+from .base import Call
+from .bodies import read_ahead
+
+
+class HttpcoreCall(Call):
+    """Given is the request."""
+
+    _stream: Any = None
+
+    def headers(self) -> Headers:
+        headers: Headers = self._given[0].headers
+        return headers
+
+    async def peek(self) -> bytes:
+        stream = self._given[0].stream
+        seen, self._stream = await read_ahead(stream, asynchronous=self.asynchronous)
+        return seen
+
+    def replayable(self) -> bool:
+        # Of httpx and of httpcore alike, which hold bytes; every other kind has another name.
+        return type(self._given[0].stream).__name__ == "ByteStream"
+
+    def _like(self, method: bytes, url: Any, headers: Headers, content: Any) -> Any:
+        """A request like the caller's, which is left as it was."""
+        request = self._given[0]
+        # "target" would overrule the URL, which holds it already.
+        extensions = {key: item for key, item in request.extensions.items() if key != "target"}
+        like = type(request)(method, url, content=content, extensions=extensions)
+        like.headers = headers  # set, as given they would be looked at one by one again
+        return like
+
+    async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
+        request, url = self._given[0], self._given[0].url
+        if moved is None:
+            if self._stream is None:
+                return await self._send(request)
+            same = self._like(request.method, url, [*request.headers], self._stream)
+            return await self._send(same)
+        target = to_v2_target(self._base_url, url.target.decode("latin-1"), moved)
+        parts = {"scheme": url.scheme, "host": url.host, "port": url.port}
+        url = type(url)(**parts, target=target.encode("latin-1"))
+        headers = to_v2_headers(request.headers, endpoint)
+        content = b"" if endpoint.names_job else request.stream
+        return await self._send(self._like(moved.method.encode(), url, headers, content))
+
+    def headers_of(self, response: Any) -> Headers:
+        headers: Headers = response.headers
+        return headers
+
+    async def close(self, response: Any) -> None:
+        if self.asynchronous:
+            await response.aclose()
+        else:
+            response.close()
+
+    def redirect(self, response: Any, status: int, location: str) -> None:
+        response.status = status
+        response.headers[:] = [
+            (name, location.encode("latin-1") if name.lower() == b"location" else value)
+            for name, value in response.headers
+        ]
+
+    async def translate(self, response: Any) -> Any:
+        body = await response.aread() if self.asynchronous else response.read()
+        await self.close(response)
+        body = to_v1_body(422, response.headers, body)
+        framing = (b"content-length", b"transfer-encoding")
+        headers = [pair for pair in response.headers if pair[0].lower() not in framing]
+        headers.append((b"Content-Length", b"%d" % len(body)))
+        return type(response)(422, headers=headers, content=body, extensions=response.extensions)
+
+
+class AsyncHttpcoreCall(HttpcoreCall):
+    """The asynchronous halves of both."""
+
+    asynchronous = True
+
+
+# Wrappers. Argument names are those of the originals, as other tools look for them.
+
+
+def handle_request(original: Any) -> Any:
+    def handle_request(self: Any, request: Any) -> Any:
+        steps = _recognised(HttpcoreCall, original, self, request)
+        return original(self, request) if steps is None else interceptor.run_now(steps)
+
+    return handle_request
+
+
+def handle_async_request(original: Any) -> Any:
+    async def handle_async_request(self: Any, request: Any) -> Any:
+        steps = _recognised(AsyncHttpcoreCall, original, self, request)
+        return await (original(self, request) if steps is None else steps)
+
+    return handle_async_request
+
+
+def _recognised(kind: type[HttpcoreCall], original: Any, pool: Any, request: Any) -> Any:
+    active, url = interceptor.active, request.url
+    # What our own clients send was decided on by them.
+    if active is None or OWN_REQUEST_EXTENSION in request.extensions:
+        return None
+    if (
+        active.raw_host not in url.host.lower()
+        and url.target.partition(b"?")[0] not in interceptor.RAW_V1_PATHS
+    ):
+        return None
+    parts = (request.method, url.scheme, url.host, url.target)
+    method, scheme, host, target = [part.decode("latin-1") for part in parts]
+    endpoint = active.endpoint(method, scheme, host, url.port, target)
+    if endpoint is None:
+        return None
+    call = kind(active.settings.base_url, original, pool, [request], {})
+    return interceptor.intercept(active, endpoint, call)

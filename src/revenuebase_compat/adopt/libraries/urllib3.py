@@ -1,0 +1,188 @@
+"""urllib3, 1.26 and 2, which requests sends with."""
+
+from __future__ import annotations
+
+import copy
+import io
+import sys
+from functools import lru_cache
+from typing import Any
+
+from revenuebase_compat.adopt import interceptor
+from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_target
+from revenuebase_compat.core.endpoints import Endpoint
+from revenuebase_compat.core.protocol import Request
+from revenuebase_compat.core.responses import GONE
+
+from .base import Call
+from .bodies import is_text, peek, raw_headers, without_body_headers
+
+
+class Urllib3Call(Call):
+    """Given are the method and the URL."""
+
+    def headers(self) -> Headers:
+        return raw_headers(self._their_headers())
+
+    def _their_headers(self) -> Any:
+        given = self._options["headers"]
+        return self._owner.headers if given is None else given
+
+    async def peek(self) -> bytes:
+        seen, self._options["body"] = await peek(self._options["body"])
+        return seen
+
+    def replayable(self) -> bool:
+        return is_text(self._options["body"])
+
+    async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
+        url, options = self._given[1], self._options
+        method, target = self._given
+        hidden: tuple[int, ...] = ()
+        if moved is None:
+            # Followed to v2, where it can be; else the caller's policy is to have its way.
+            hidden = (GONE,) if endpoint.names_job or self.replayable() else ()
+        else:
+            method, target = moved.method, to_v2_target(self._base_url, url, moved)
+        if moved is not None and endpoint.names_job:
+            headers = without_body_headers(self._their_headers())
+            about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
+            options = {**options, **about_body}
+        policy = _policy(self._owner, options, (*self._given,), (method, target), hidden)
+        response = await self._send(method, target, **{**options, "retries": policy})
+        if getattr(response, "_request_url", None) == target:
+            response._request_url = url
+        _restore(getattr(response, "retries", None))
+        return response
+
+    def headers_of(self, response: Any) -> Headers:
+        return raw_headers(response.headers)
+
+    async def close(self, response: Any) -> None:
+        response.drain_conn()
+
+    def redirect(self, response: Any, status: int, location: str) -> None:
+        response.status = status
+        response.headers["Location"] = location
+
+    async def translate(self, response: Any) -> Any:
+        if response._body:  # read and decompressed already
+            response._body = to_v1_body(422, [], response._body)
+            return response
+        headers = response.headers.copy()
+        body = to_v1_body(422, raw_headers(headers), response.read(decode_content=False))
+        headers.discard("Transfer-Encoding")
+        headers["Content-Length"] = str(len(body))
+        return type(response)(
+            io.BytesIO(body),
+            headers=headers,
+            status=422,
+            version=response.version,
+            reason=response.reason,
+            preload_content=False,
+            decode_content=self._options.get("decode_content", True),
+            original_response=response._original_response,
+            retries=response.retries,
+            request_url=response._request_url,
+        )
+
+
+class _Policy:
+    """Mixed into the caller's own ``Retry``: it decides on a request that has two methods.
+
+    It repeats one only where it would have repeated both. What urllib3 sends again by a call of
+    itself carries the policy, by which it is known to have been decided on.
+    """
+
+    given: tuple[str, str]
+    sent: tuple[str, str]
+    hidden: tuple[int, ...]
+
+    def new(self, **kw: Any) -> Any:
+        made = super().new(**kw)  # type: ignore[misc]
+        made.given, made.sent, made.hidden = self.given, self.sent, self.hidden
+        return made
+
+    def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
+        if status_code in self.hidden:
+            return False
+        ask = super().is_retry  # type: ignore[misc]
+        methods = {method, self.given[0]} if method == self.sent[0] else {method}
+        return all(ask(one, status_code, has_retry_after) for one in methods)
+
+    def increment(self, method: Any = None, url: Any = None, *args: Any, **kw: Any) -> Any:
+        if (method, url) == self.sent:
+            url = self.given[1]
+            if self._is_method_retryable(method):  # type: ignore[attr-defined]
+                method = self.given[0]
+        return super().increment(method, url, *args, **kw)  # type: ignore[misc]
+
+
+@lru_cache(maxsize=16)
+def _policy_class(theirs: Any) -> Any:
+    return type(theirs.__name__, (_Policy, theirs), {"__module__": theirs.__module__})
+
+
+def _policy(
+    pool: Any,
+    options: dict[str, Any],
+    given: tuple[str, str],
+    sent: tuple[str, str],
+    hidden: tuple[int, ...],
+) -> Any:
+    """The caller's policy, as ``urlopen`` makes it of its arguments, with ours mixed in."""
+    retries = options.get("retries")
+    kind = sys.modules["urllib3.util.retry"].Retry
+    if not isinstance(retries, kind):
+        redirect = options.get("redirect", True)
+        retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
+    policy = copy.copy(retries)
+    theirs: Any = type(retries)
+    policy.__class__ = _policy_class(theirs)
+    policy.given, policy.sent, policy.hidden = given, sent, hidden
+    return policy
+
+
+def _restore(policy: Any) -> None:
+    if isinstance(policy, _Policy):
+        for name in ("given", "sent", "hidden"):
+            delattr(policy, name)
+        policy.__class__ = type(policy).__mro__[2]
+
+
+#: What urlopen() of urllib3, 1.26 and 2, takes after the headers.
+_MORE = (
+    *("retries", "redirect", "assert_same_host", "timeout", "pool_timeout"),
+    *("release_conn", "chunked", "body_pos", "preload_content", "decode_content"),
+)
+
+
+def urlopen(original: Any) -> Any:
+    """The wrapper; argument names are those of the original, as other tools look for them."""
+
+    def urlopen(
+        self: Any,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = None,
+        *args: Any,
+        **kw: Any,
+    ) -> Any:
+        active = interceptor.active
+        # By name, as some of the tools beneath us overlook what comes by position.
+        if args:
+            kw.update(zip(_MORE, args, strict=False))
+        if active is not None:
+            endpoint = active.endpoint(method, self.scheme, self.host, self.port, url)
+            retries = kw.get("retries")
+            again = isinstance(retries, _Policy) and retries.sent == (method, url)
+            if endpoint is not None and kw.get("multiplexed"):
+                active.out_of_reach(endpoint, "a multiplexed answer of urllib3-future")
+            elif endpoint is not None and not again:
+                options = {"body": body, "headers": headers, **kw}
+                call = Urllib3Call(active.settings.base_url, original, self, [method, url], options)
+                return interceptor.run_now(interceptor.intercept(active, endpoint, call))
+        return original(self, method, url, body=body, headers=headers, **kw)
+
+    return urlopen

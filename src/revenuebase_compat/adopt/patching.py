@@ -1,0 +1,169 @@
+"""``install`` and ``uninstall``: the wrappers of ``libraries`` over a process's HTTP libraries.
+
+So the application's TLS settings, proxies, timeouts and authentication hold. A library is patched
+when the application imports it; no lock is taken, and nothing of a library is imported here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from revenuebase_compat.client import flags
+from revenuebase_compat.core.errors import ConfigurationError
+from revenuebase_compat.core.settings import Settings
+
+from . import interceptor, sdk_names
+from .environment import IGNORED, WITHOUT, lenient_settings
+from .import_hook import FINDER, finished, write_stderr
+from .interceptor import Interceptor
+
+# All of them now: what patches a library runs inside its import, and must not import then.
+from .libraries import LIBRARIES, aiohttp, http_client, httpcore, urllib3
+from .report import Report
+
+#: Carried by our wrappers, and seen through those of other tools.
+PATCH_MARK = "_revenuebase_compat"
+
+_WRAPPERS = {"aiohttp": aiohttp, "http_client": http_client, "httpcore": httpcore}
+_WRAPPERS["urllib3"] = urllib3
+
+_applied: list[tuple[Any, str, Any, Any]] = []
+
+
+def install(
+    settings: Settings | None = None, *, strict: bool = False, rehearse: bool = False
+) -> None:
+    """Move this process's v1 requests from now on; called again, it only changes the settings.
+
+    The flag of the settings is asked for each request. A key is not needed: requests have theirs.
+    A library that another thread is importing is waited for; one that this very thread is in the
+    middle of importing is patched when a module is looked for next.
+
+    Args:
+        settings: those of the environment, where none are given.
+        strict: raise what would otherwise be logged, and the request sent as it was.
+        rehearse: raise for every request that would be left to v1.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or names what is not there; nothing was changed.
+    """
+    report = Report.from_env(os.environ)
+    chosen = settings or Settings.from_env()
+    if isinstance(chosen.v2_flag, str):
+        chosen = replace(chosen, v2_flag=flags.resolve(chosen.v2_flag))
+    _put_in_force(Interceptor(chosen, strict=strict, rehearse=rehearse, report=report))
+    for name in LIBRARIES:
+        if name in sys.modules:
+            import_module(name)  # waits for another thread's
+    _look()
+
+
+def install_from_environment(*, strict: bool, rehearse: bool) -> None:
+    """``install`` inside an import: waits for nothing, and does without a setting that is broken.
+
+    Raises:
+        ConfigurationError: a setting is wrong, under ``strict``.
+    """
+    if interceptor.active is not None:
+        return
+    settings, complaints = lenient_settings(os.environ)
+    if complaints and strict:
+        raise ConfigurationError("; ".join(complaints.values()))
+    ignored = os.environ.get(IGNORED, "").split(",")
+    for name, complaint in complaints.items():
+        if name not in ignored:
+            write_stderr(f"{complaint}{WITHOUT}")
+    report = Report.from_env(os.environ)
+    _put_in_force(Interceptor(settings, strict=strict, rehearse=rehearse, report=report))
+    _look()
+
+
+def uninstall() -> None:
+    """Undo ``install``; a patch that another tool has wrapped since stays, and does nothing."""
+    interceptor.put_in_force(None)
+    FINDER.on_loaded = FINDER.on_look = None
+    # No lock, which a fork could leave held: two threads may have patched the same twice.
+    for applied in reversed([*_applied]):
+        owner, name, wrapper, original = applied
+        if vars(owner).get(name) is wrapper:
+            setattr(owner, name, original)
+            _applied.remove(applied)
+    sdk_names.remove()
+
+
+def patch(module: ModuleType) -> None:
+    """Patch a library's module that is loaded, and every other one that is and is still bare."""
+    _patch(module)
+    _look()
+
+
+def _put_in_force(chosen: Interceptor) -> None:
+    interceptor.put_in_force(chosen)
+    FINDER.on_loaded, FINDER.on_look = patch, _look_again
+    FINDER.enable()
+
+
+def _look() -> None:
+    """Patch what is loaded, finished and still bare: another tool may have hidden its import."""
+    for name in LIBRARIES:
+        module = finished(name)
+        if module is not None:
+            _patch(module)
+
+
+#: Modules whose points are all patched. A new module object of that name is not in here.
+_patched: dict[str, ModuleType] = {}
+
+
+def _look_again() -> None:
+    """The same under the global import lock, where nothing may be imported or logged."""
+    for name in _WRAPPED:
+        module = sys.modules.get(name)
+        if module is not None and _patched.get(name) is not module:
+            module = finished(name)
+            if module is not None:
+                _patched[name] = module
+                try:  # noqa: SIM105 (cheaper)
+                    _wrap_points(module)
+                except Exception:  # noqa: S110 (the next import of a library will say so)
+                    pass
+
+
+_WRAPPED = tuple(name for name, row in LIBRARIES.items() if row[3])
+
+
+def _patch(module: ModuleType) -> None:
+    active = interceptor.active
+    if active is None or module.__name__ not in LIBRARIES:
+        return
+    try:
+        if module.__name__ == "revenuebase_sdk":
+            sdk_names.restore(module)
+        _wrap_points(module)
+    except Exception as error:
+        active.fail_open(error, f"{module.__name__} is left as it is")
+
+
+def _wrap_points(module: ModuleType) -> None:
+    *_, ours, points = LIBRARIES[module.__name__]
+    for owner, attribute in points:
+        _wrap(getattr(module, owner), attribute, getattr(_WRAPPERS[ours], attribute))
+
+
+def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    # By getattr: another tool's wrapper must be bound to the class before it is called.
+    original = getattr(owner, name)
+    if hasattr(original, PATCH_MARK):
+        return
+    wrapper = functools.update_wrapper(make(original), original)
+    del wrapper.__wrapped__  # by which other tools undo what they take for their own
+    setattr(wrapper, PATCH_MARK, True)
+    setattr(owner, name, wrapper)
+    _applied.append((owner, name, wrapper, original))
