@@ -19,6 +19,8 @@ from http.client import responses as reason_phrases
 from itertools import chain, repeat
 from typing import Annotated, Any
 
+from revenuebase_compat.client.extras import missing_extra
+
 try:
     import uvicorn
     from fastapi import Depends, FastAPI, HTTPException, Request, Security
@@ -28,8 +30,7 @@ try:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
-    sentence = "the sandbox needs an extra: pip install 'revenuebase-compat[sandbox]'"
-    raise ImportError(sentence) from error
+    raise missing_extra("the sandbox", "sandbox", error) from error
 
 __all__ = ["Job", "RecordedRequest", "Sandbox"]
 
