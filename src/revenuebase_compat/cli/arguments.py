@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from argparse import ArgumentTypeError, HelpFormatter
 from datetime import datetime
 
@@ -15,8 +14,13 @@ class WrappedLines(HelpFormatter):
     """Keeps the lines of a description, and wraps those that the terminal is too narrow for."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = textwrap.TextWrapper(width, subsequent_indent="    ", break_on_hyphens=False).fill
-        return "\n".join(map(fill, text.splitlines()))
+        from textwrap import fill  # as argparse does it
+
+        indents = {True: " " * 4, False: ""}
+        return "\n".join(
+            fill(line, width, subsequent_indent=indents[line[:1] == " "], break_on_hyphens=False)
+            for line in text.splitlines()
+        )
 
 
 def process_id(text: str) -> int:

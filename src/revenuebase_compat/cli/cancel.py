@@ -103,14 +103,15 @@ def _all_ids(arguments: Namespace) -> list[int]:
     from .ids import decode, read_ids
 
     found, file = list(arguments.process_ids), arguments.from_file
+    name = "stdin" if file == "-" else file
     if file is not None:
         try:
             data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         except OSError as error:
-            raise ConfigurationError(f"--from-file {file}: {error.strerror}") from None
-        found += read_ids(decode(data), "stdin" if file == "-" else file)
+            raise ConfigurationError(f"--from-file {name}: {error.strerror}") from None
+        found += read_ids(decode(data), name)
     if not found:
-        right = f"{file} holds none" if file else "give some, or --from-file FILE"
+        right = f"{name} holds none" if name else "give some, or --from-file FILE"
         raise ConfigurationError(f"cancel: no ids: {right}")
     return list(dict.fromkeys(found))
 

@@ -12,7 +12,7 @@ def add_arguments(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "run",
         help="run a command whose v1 requests are moved, with no line of it changed",
-        usage="%(prog)s [-h] [--strict] [--rehearse] -- CMD…",
+        usage="%(prog)s … -- CMD…",
     )
     add, words = parser.add_argument, "strict, and v1 counts as gone: what still needs it raises"
     add("--strict", action="store_true", help="raise where a request cannot be moved")
