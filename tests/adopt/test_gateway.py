@@ -1401,7 +1401,5 @@ def test_a_flag_that_does_not_resolve_is_said_at_the_start() -> None:
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, gateway_module.__name__)
-    with pytest.raises(
-        ImportError, match=r"^the gateway needs an extra: pip install '.*gateway\]'$"
-    ):
+    with pytest.raises(ImportError, match=r"^the gateway needs what is not installed: "):
         __import__(gateway_module.__name__)
