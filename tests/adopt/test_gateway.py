@@ -1402,6 +1402,6 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, gateway_module.__name__)
     with pytest.raises(
-        ImportError, match=r"^the gateway needs an extra: pip install '.*gateway\]'$"
+        ImportError, match=r"^the gateway needs what is not installed: pip install '.*uvicorn>=.*'$"
     ):
         __import__(gateway_module.__name__)
