@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from revenuebase_compat._version import __version__
 from revenuebase_compat.core.dates import parse_date
 from revenuebase_compat.core.errors import CancelError, ConfigurationError, InvalidProcessIdError
-from revenuebase_compat.core.models import JobOutcome, JobStatus, check_process_id
+from revenuebase_compat.core.models import JobFailed, JobOutcome, JobStatus, check_process_id
 from revenuebase_compat.core.routing import explain
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
@@ -409,7 +409,7 @@ def _route(arguments: argparse.Namespace) -> int:
             except CancelError as error:
                 code = 1
                 if arguments.json:
-                    print(json.dumps(row(JobOutcome(process_id, error=error), False)))
+                    print(json.dumps(row(JobFailed(process_id, error), False)))
                 else:
                     print(f"{type(error).__name__}: {error}", file=sys.stderr)
                 continue

@@ -51,8 +51,11 @@ def call_context(
 
 def _emit(settings: Settings, event: CancelEvent) -> None:
     try:
-        assert settings.on_event is not None  # noqa: S101 (the flow has asked)
-        settings.on_event(event)
+        heard = settings.on_event
+        if isinstance(heard, str):
+            heard = flags.resolve("on_event", heard)
+        if heard is not None:
+            heard(event)
     except Exception as error:
         notices.log(
             ("on_event", type(error)),
@@ -71,7 +74,7 @@ class Runtime(NamedTuple):
         monotonic: gives seconds.
         random: gives a number in [0, 1).
         sleep: waits seconds; to be awaited for an asynchronous client.
-        send: sends a request within seconds, and gives what came of it; likewise.
+        send: sends the request of a ``SendRequest``, and gives what came of it; likewise.
     """
 
     settings: Settings
@@ -93,7 +96,7 @@ class Runtime(NamedTuple):
             while True:
                 command = steps.send(answer)
                 if type(command) is cancellation.SendRequest:
-                    answer = self.send(command.request, command.timeout)
+                    answer = self.send(*command)
                 elif type(command) is cancellation.Sleep:
                     answer = self.sleep(command.seconds)
                 else:
@@ -113,7 +116,7 @@ class Runtime(NamedTuple):
             while True:
                 command = steps.send(answer)
                 if type(command) is cancellation.SendRequest:
-                    answer = await self.send(command.request, command.timeout)
+                    answer = await self.send(*command)
                 elif type(command) is cancellation.Sleep:
                     answer = await self.sleep(command.seconds)
                 else:
