@@ -24,7 +24,7 @@ import pytest
 import revenuebase_compat as rc
 from revenuebase_compat.client import flags
 from tests.conftest import TEST_KEY
-from tests.support import AFTER, BEFORE, FakeTime
+from tests.support import BEFORE, FakeTime
 from tests.support.fault_server import FaultServer, respond
 
 pytestmark = pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
