@@ -33,7 +33,7 @@ from revenuebase_compat.adopt.gateway import Gateway
 from revenuebase_compat.adopt.gateway import app as gateway_module
 from revenuebase_compat.adopt.gateway.app import Server, listen
 from revenuebase_compat.client.memory import memory
-from revenuebase_compat.client.transport import OWN_REQUEST_EXTENSION
+from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, BEFORE, FakeTime

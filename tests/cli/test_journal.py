@@ -19,8 +19,8 @@ from revenuebase_compat import (
     AlreadyCancelledError,
     CancelError,
     ConfigurationError,
+    JobFailed,
     JobNotFoundError,
-    JobOutcome,
     NotCancellableError,
     TransportError,
 )
@@ -554,7 +554,7 @@ def test_a_journal_that_takes_no_more_stops_the_run(
 def test_what_counts_as_cancelled_and_what_is_final(
     server: FaultServer, tmp_path: Path, error: CancelError, ok: bool, final: bool
 ) -> None:
-    found = record(JobOutcome(1, error=error), None)
+    found = record(JobFailed(1, error), None)
     assert (found.ok, found.final) == (ok, final)
     with open_journal(tmp_path / "journal", server) as journal:
         journal.finished(found)

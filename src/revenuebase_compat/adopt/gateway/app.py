@@ -38,12 +38,9 @@ from revenuebase_compat.adopt import rewrite
 from revenuebase_compat.adopt.rewrite import Forward
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context, utc_now
-from revenuebase_compat.client.transport import (
-    needs_proxy,
-    no_response_from,
-    tls_context,
-)
+from revenuebase_compat.client.transport import needs_proxy, tls_context
 from revenuebase_compat.client.transport_async import asyncio_timeout
+from revenuebase_compat.client.transport_errors import no_response_from
 from revenuebase_compat.core import cancellation, responses
 from revenuebase_compat.core.decoding import MAX_BODY, Response
 from revenuebase_compat.core.endpoints import CANCEL, Endpoint
@@ -142,7 +139,7 @@ class Gateway:
             why = str(error).replace("base_url (REVENUEBASE_BASE_URL)", "upstream (--upstream)")
             raise ConfigurationError(why) from None
         if isinstance(settings.v2_flag, str):
-            flags.resolve(settings.v2_flag)
+            flags.resolve("v2_flag", settings.v2_flag)
         self._context = call_context(self.settings, _tell, clock, monotonic)
         self._url = httpx.URL(self.settings.base_url)
         self._prefix = urlsplit(self.settings.base_url).path
@@ -192,7 +189,7 @@ class Gateway:
                 message = f"an answer of the gateway's upstream breaks off: {type(error).__name__}"
                 notices.log(("cut", type(error)), "warning", message, time.monotonic())
                 return
-            what = no_response_from(error, self.settings.timeout)
+            what = no_response_from(error)
             why = f"no answer from {self.settings.base_url}: {responses.readable(what.reason)}"
             await put(_own(504 if what.timeout else 502, {"detail": why}))
         # Last of all: for uvicorn, and so for ``left``, the exchange ends here.
