@@ -19,8 +19,8 @@ from revenuebase_compat import (
     AlreadyCancelledError,
     CancelError,
     ConfigurationError,
+    JobFailed,
     JobNotFoundError,
-    JobOutcome,
     NotCancellableError,
     TransportError,
 )
@@ -505,7 +505,7 @@ def test_what_counts_as_cancelled_and_what_is_final(
     if doubtful:
         path.write_text('{"event": "started", "process_id": 1}\n')
     with open_journal(path) as journal:
-        fate = journal.settle(JobOutcome(1, error=error))
+        fate = journal.settle(JobFailed(1, error))
     assert (fate.ok, fate.final) == (ok, final)
     with open_journal(path) as journal:
         assert (1 in journal.done) == final
