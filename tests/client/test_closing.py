@@ -117,10 +117,11 @@ def test_async_cancel_jobs_closed_sends_nothing_more(how: str) -> None:
                 pass
         else:
             waiting = asyncio.ensure_future(anext(jobs))
-            await asyncio.wait([waiting], timeout=0.2)  # all have been started by then
+            await asyncio.wait([waiting], timeout=0.2)  # some have been started by then
             await client.aclose()
             rest = [await waiting, *[one async for one in jobs]]
-            assert len(rest) == 29
+            started = {seen.process_id for seen in server.seen}
+            assert {one.process_id for one in rest} == started - {1} != set()
             assert not any(one.ok for one in rest)
         await asyncio.sleep(0.05)
         assert len(asyncio.all_tasks()) == 1
