@@ -179,7 +179,7 @@ def test_a_name_that_does_not_resolve_is_said_before_anything_is_sent(
 @pytest.mark.parametrize("name", ["v2_flag", "on_event"])
 def test_a_broken_name_is_refused_when_a_client_is_made(kind: Any, name: str) -> None:
     with pytest.raises(rc.ConfigurationError, match=f"{name} .REVENUEBASE_{name.upper()}."):
-        kind(rc.Settings(**{name: "no_such_module:attribute"}))
+        kind(rc.Settings.from_env({}, **{name: "no_such_module:attribute"}))
 
 
 @DRIVERS

@@ -190,7 +190,7 @@ class Counted:
 @pytest.mark.parametrize("most", [1, 5, None])
 def test_async_client_sends_a_bounded_number_at_once(most: int | None) -> None:
     counted = Counted()
-    options = {} if most is None else {"max_connections": most}
+    options: dict[str, Any] = {} if most is None else {"max_connections": most}
 
     async def main(server: FaultServer) -> None:
         async with AsyncClient(settings(server.base_url, timeout=60), **options) as client:

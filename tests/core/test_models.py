@@ -177,7 +177,7 @@ def test_an_outcome_is_a_result_or_an_error() -> None:
     assert isinstance(done, JobOutcome)
     assert isinstance(failed, JobOutcome)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        done.result = None  # type: ignore[misc]
+        done.result = result()  # type: ignore[misc]
 
 
 def test_results_pickle_copy_compare_and_hash() -> None:

@@ -206,8 +206,8 @@ class CancelJobs(Iterator[JobOutcome]):
     It may be interrupted (``KeyboardInterrupt``) and iterated on. To stop early: after ``stop()``
     no further job is started, and those under way still come; ``close()``, the end of a ``with``
     block, or dropping the iterator ends it at once: what is being sent is sent, and nothing more.
-    Closing the client does the same, but the outcomes still come. In ``atexit``, where Python
-    starts no more threads (3.12 and later), jobs run one after the other.
+    Closing the client does the same, but outcomes of what was under way still come. In ``atexit``,
+    where Python starts no more threads (3.12 and later), jobs run one after the other.
     """
 
     def __init__(
