@@ -99,11 +99,11 @@ class Retiring(Sandbox):
     ends_after = 0
 
     @property
-    def now(self) -> datetime:
-        return AFTER if len(self.requests) >= self.ends_after else BEFORE
+    def sunset(self) -> datetime:
+        return BEFORE if len(self.requests) >= self.ends_after else AFTER
 
-    @now.setter
-    def now(self, value: datetime | None) -> None:
+    @sunset.setter
+    def sunset(self, _: datetime) -> None:
         pass
 
 
