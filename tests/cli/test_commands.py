@@ -187,7 +187,7 @@ def test_sandbox_serves_until_told_to_stop() -> None:
         assert it.wait(10) == 0
         assert time.monotonic() - started < 5
         assert it.stderr is not None
-        assert it.stderr.read() == "serving until Ctrl-C\n"
+        assert it.stderr.read() == "serving until Ctrl-C\nPOST /v1/cancel-process 200\n"
 
 
 def test_a_port_in_use_is_said_plainly() -> None:

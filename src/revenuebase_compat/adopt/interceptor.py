@@ -11,11 +11,13 @@ built here or when an ``Interceptor`` is made: a fork in the middle of one finds
 
 from __future__ import annotations
 
-import logging  # noqa: F401 (the first notice would import it)
+import ipaddress  # noqa: F401 (the first look at another host would import it)
+import logging  # noqa: F401 (as would the first notice)
 import time
 import zlib  # noqa: F401 (as would the first compressed body)
 from collections.abc import Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -88,19 +90,20 @@ class Interceptor:
         self._loopback = is_loopback(self.host)
         self._unresolved = isinstance(settings.v2_flag, str)
 
+    def concerns(self, host: str, target: str) -> bool:
+        """A first look, as most requests are none of v1."""
+        return (
+            self.host in host.lower() or target[:1] != "/" or target.partition("?")[0] in V1_PATHS
+        )
+
     def endpoint(
         self, method: str, scheme: str, host: str, port: int | None, target: str
     ) -> Endpoint | None:
         """The endpoint to decide on; ``None`` for what passes as it is."""
         try:
-            if self.host not in host.lower() and target[:1] == "/":
-                if target.partition("?")[0] in V1_PATHS:
-                    self._other_host(method, scheme, host, port, target)
-                return None
             found = rewrite.recognise(self.settings.base_url, method, scheme, host, port, target)
             if found is None:
-                if target.partition("?")[0] in V1_PATHS:
-                    self._other_host(method, scheme, host, port, target)
+                self._other_host(method, scheme, host, port, target)
             elif found.successor is None:
                 # Not the path of an unknown one, which may hold anything.
                 call = found.call if found.path in V1_PATHS else f"{method} /v1/…"
@@ -148,8 +151,8 @@ class Interceptor:
 
     def moved(self, endpoint: Endpoint, fate: Fate) -> None:
         """A request goes to v2."""
-        words = rewrite.moved_words(endpoint)
-        notices.log(("adopt", words), "info", words, time.monotonic())
+        words = partial(rewrite.moved_words, endpoint)
+        notices.log(("moved", endpoint.name), "info", words, time.monotonic())
         self.record(endpoint.call, fate)
 
     def refuse(self, what: str, *, decided: bool = False) -> None:
@@ -257,7 +260,7 @@ async def _decide(
         active.resolve_names()
         process_id = None
         if endpoint.names_job:
-            process_id = rewrite.process_id_of(call.headers(), await call.peek())
+            process_id = rewrite.process_id_of(call.encoding(), await call.peek())
             if process_id is None:
                 active.refuse(f"a request to {endpoint.call} that names no job")
                 active.warn((endpoint, "no job"), rewrite.no_job_words(endpoint))

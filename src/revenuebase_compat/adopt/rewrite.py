@@ -139,7 +139,8 @@ def process_id_of(headers: Headers, body: bytes) -> int | None:
 
     It is what v1 itself makes of it: JSON in any Unicode encoding, compressed or not, with an
     ``int``, an integral float or a string of digits under ``process_id``. Reads at most 1 MiB.
-    The content type is not looked at: which of them v1 takes depends on its framework's release.
+    Of the headers Content-Encoding alone counts: which content types v1 takes depends on its
+    framework's release.
     """
     request = unpack(0, headers, body)
     if request.problem:

@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,6 +29,7 @@ from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 if TYPE_CHECKING:
     from revenuebase_compat.client.facade import Client
     from revenuebase_compat.client.many import CancelJobs
+    from revenuebase_compat.testing.sandbox import RecordedRequest
 
     from .journal import JobRecord
     from .output import Display
@@ -42,6 +43,15 @@ CONCURRENCY = 8
 
 #: Seconds for which a cancelled job of the sandbox is CANCELLING, lest --wait waits in vain.
 CANCELLING_FOR = 1.0
+
+MX_RECORD_CHECKED: dict[str, str | bool | None] = {
+    "empty": "",
+    "text": "checked",
+    "host": "mx.example.com",
+    "true": True,
+    "false": False,
+    "null": None,
+}
 
 _CANCEL_EXAMPLES = """\
 examples:
@@ -164,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="run a command whose v1 requests are moved, with no line of it changed",
-        usage="%(prog)s [-h] [--strict] [--rehearse] -- CMD…",
+        usage="%(prog)s [-h] [--strict] [--rehearse] [--report FILE] -- CMD…",
     )
     run.add_argument("--strict", action="store_true", help="raise where a request cannot be moved")
     run.add_argument(
@@ -172,8 +182,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="strict, and v1 counts as gone: what still needs it raises",
     )
+    run.add_argument("--report", metavar="FILE", help="append each v1 request, and its fate")
     run.add_argument("argv", metavar="CMD", nargs=argparse.REMAINDER)
     run.set_defaults(run=_run)
+
+    report = commands.add_parser("report", help="what run --report FILE wrote: who still speaks v1")
+    report.add_argument("file", metavar="FILE")
+    report.set_defaults(run=_report)
 
     pth = commands.add_parser(
         "pth", help="the same for Pythons that ignore PYTHONPATH; acts only under run"
@@ -203,6 +218,23 @@ def _parser() -> argparse.ArgumentParser:
         default=list(range(1, 101)),
         help="jobs it holds, all QUEUED; default: 1 to 100",
     )
+    sandbox.add_argument("--rate-limit", metavar="N", type=_count, help="a minute; default: none")
+    sandbox.add_argument("--credits", metavar="N", type=_count, default=1000, help="default: 1000")
+    sandbox.add_argument(
+        "--job-seconds",
+        metavar="S",
+        type=_seconds,
+        default=2.0,
+        help="for which an uploaded job is QUEUED, and PROCESSING then; default: 2",
+    )
+    sandbox.add_argument("--envelope", metavar="NAME", default="detail-error", help="of a 400")
+    sandbox.add_argument(
+        "--mx-record-checked",
+        choices=MX_RECORD_CHECKED,
+        default="empty",
+        help="that field of the metadata, as sources disagree; default: empty",
+    )
+    sandbox.add_argument("--quiet", action="store_true", help="no line for each request")
     sandbox.set_defaults(run=_sandbox)
     return parser
 
@@ -222,6 +254,12 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds <= 86_400:
         raise argparse.ArgumentTypeError(f"{text!r}: give seconds from 0 to 86400")
     return seconds
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 0 to 999999999")
+    return int(text)
 
 
 def _date(text: str) -> datetime:
@@ -459,8 +497,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
     argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
     if argv:
-        run(argv, strict=arguments.strict, rehearse=arguments.rehearse)
+        report = arguments.report
+        run(argv, strict=arguments.strict, rehearse=arguments.rehearse, report=report)
     return _complain("run: no command: give one after --, as in run -- python app.py")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .report import main
+
+    return main(arguments.file)
 
 
 def _pth(arguments: argparse.Namespace) -> int:
@@ -496,12 +541,25 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _sandbox(arguments: argparse.Namespace) -> int:
     from revenuebase_compat.testing.sandbox import Sandbox
 
+    def log(request: RecordedRequest) -> None:
+        path = "".join(char if char.isprintable() else "?" for char in request.path)
+        with suppress(OSError, ValueError):  # nobody reads stderr any more
+            answered = request.status or "no answer"
+            print(f"{request.method} {path} {answered}", file=sys.stderr, flush=True)
+
     try:
         with Sandbox(
             port=arguments.port,
             now=arguments.now,
             jobs=arguments.jobs,
             cancelling_for=CANCELLING_FOR,
+            rate_limit=arguments.rate_limit,
+            credits=arguments.credits,
+            queued_for=arguments.job_seconds,
+            processing_for=arguments.job_seconds,
+            envelope=arguments.envelope,
+            mx_record_checked=MX_RECORD_CHECKED[arguments.mx_record_checked],
+            on_request=(lambda request: None) if arguments.quiet else log,
         ) as service:
             print(
                 f"export REVENUEBASE_BASE_URL={service.base_url} "
@@ -510,6 +568,8 @@ def _sandbox(arguments: argparse.Namespace) -> int:
             )
             print("serving until Ctrl-C", file=sys.stderr)
             service.wait()
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     except OSError as error:
         return _complain(f"port {arguments.port}: {error.strerror or error}: give another --port")
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from datetime import datetime
 from types import FrameType
 from typing import Any, Literal
@@ -63,11 +64,18 @@ def warn_at(site: CallSite, message: str) -> None:
     )
 
 
-def log(key: object, level: Level, message: str, at: float, **extra: Any) -> None:
-    """Log, unless the same key was logged within the last hour; ``at`` is monotonic."""
+def log(
+    key: object, level: Level, message: str | Callable[[], str], at: float, **extra: Any
+) -> None:
+    """Log, unless the same key was logged within the last hour; ``at`` is monotonic.
+
+    The words may be given as a function, which is called only if they are said.
+    """
     left_out = memory.throttle.suppressed(key, at)
     if left_out is None:
         return
+    if not isinstance(message, str):
+        message = message()
     if left_out:
         message += f" ({left_out} like this were left out since it was last said)"
     import logging  # with no notice, a tenth of what importing cancel_job costs

@@ -12,7 +12,15 @@ from revenuebase_compat.core.endpoints import Endpoint
 from revenuebase_compat.core.protocol import Request
 
 from .base import Call
-from .bodies import as_bytes, is_text, peek, raw_headers, read_ahead, without_body_headers
+from .bodies import (
+    as_bytes,
+    encoding_of,
+    is_text,
+    peek,
+    raw_headers,
+    read_ahead,
+    without_body_headers,
+)
 
 
 class AiohttpCall(Call):
@@ -20,11 +28,8 @@ class AiohttpCall(Call):
 
     asynchronous = True
 
-    def headers(self) -> Headers:
-        return raw_headers(self._their_headers())
-
-    def _their_headers(self) -> Any:
-        return self._owner._prepare_headers(self._options.get("headers"))
+    def encoding(self) -> Headers:
+        return encoding_of(self._owner._prepare_headers(self._options.get("headers")))
 
     async def peek(self) -> bytes:
         options, session = self._options, self._owner
@@ -66,7 +71,7 @@ class AiohttpCall(Call):
         if endpoint.names_job or moved.method != method:
             skip = {"Content-Type", *(options.get("skip_auto_headers") or ())}
             options = {**options, "skip_auto_headers": skip}
-            # From 3.10.11 on; before, a GET is repeated where a kept connection has died.
+            # From 3.11 on; 3.10 repeats any GET whose kept connection has died, older ones none.
             if hasattr(session, "_retry_connection"):
                 self._owner._retry_connection = False
         self._owner._base_url = None  # beside which older ones take no absolute URL

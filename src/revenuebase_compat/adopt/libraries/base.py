@@ -19,8 +19,8 @@ class LibraryCall(Protocol):
 
     asynchronous: bool
 
-    def headers(self) -> Headers:
-        """Of the request."""
+    def encoding(self) -> Headers:
+        """The Content-Encoding of the request's body, if it has one."""
 
     async def peek(self) -> bytes:
         """The body, read ahead; what is sent stays the same, byte for byte."""

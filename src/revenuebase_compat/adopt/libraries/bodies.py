@@ -6,7 +6,7 @@ import io
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from revenuebase_compat.adopt.rewrite import describes_body
+from revenuebase_compat.adopt.rewrite import Headers, describes_body
 from revenuebase_compat.core.decoding import MAX_BODY
 
 
@@ -79,15 +79,33 @@ def as_bytes(text: Any) -> bytes:
     return bytes(text) if isinstance(text, bytes | bytearray | memoryview) else str(text).encode()
 
 
+def encoding_of(headers: Any) -> Headers:
+    """The Content-Encoding that a mapping of headers names, raw."""
+    found = [name for name in headers or () if len(name) == len("content-encoding")]
+    pairs = [(as_bytes(name).lower(), as_bytes(headers[name])) for name in found]
+    return [pair for pair in pairs if pair[0] == b"content-encoding"]
+
+
+def clone(thing: Any) -> Any:
+    """A shallow copy, in a third of the time of ``copy.copy``."""
+    made = object.__new__(type(thing))
+    made.__dict__.update(thing.__dict__)
+    return made
+
+
 def raw_headers(headers: Any) -> list[tuple[bytes, bytes]]:
     """A mapping of headers, raw."""
     return [(as_bytes(name), as_bytes(value)) for name, value in headers.items()]
+
+
+#: What the names of headers begin with that describe a body.
+_INITIALS = frozenset([*"cCtTeE", *(letter.encode() for letter in "cCtTeE")])
 
 
 def without_body_headers(headers: Any) -> Any:
     """Headers in a mapping of their own kind, without what describes a body."""
     found = headers.copy() if hasattr(headers, "copy") else dict(headers)
     for name in [*found]:
-        if describes_body(as_bytes(name).lower()):
+        if name[:1] in _INITIALS and describes_body(as_bytes(name).lower()):
             found.pop(name, None)
     return found

@@ -14,14 +14,14 @@ from revenuebase_compat.core.endpoints import Endpoint
 from revenuebase_compat.core.protocol import Request
 
 from .base import Call
-from .bodies import is_text, peek, raw_headers, without_body_headers
+from .bodies import encoding_of, is_text, peek, raw_headers, without_body_headers
 
 
 class HttpClientCall(Call):
     """Given are the method and the URL."""
 
-    def headers(self) -> Headers:
-        return raw_headers(self._options["headers"])
+    def encoding(self) -> Headers:
+        return encoding_of(self._options["headers"])
 
     async def peek(self) -> bytes:
         seen, self._options["body"] = await peek(self._options["body"])
@@ -86,11 +86,11 @@ def request(original: Any) -> Any:
         if isinstance(vars(self).get("getresponse"), _Fetch):
             del self.getresponse  # of a request whose answer nobody fetched
         kind: Any = type(self)
-        if active is not None and not _of_urllib3(kind):
+        host, port = self.host, self.port
+        if self._tunnel_host is not None:
+            host, port = self._tunnel_host, self._tunnel_port
+        if active is not None and active.concerns(host, url) and not _of_urllib3(kind):
             scheme = "https" if self.default_port == 443 else "http"
-            host, port = self.host, self.port
-            if self._tunnel_host is not None:
-                host, port = self._tunnel_host, self._tunnel_port
             endpoint = active.endpoint(method, scheme, host, port, url)
             if endpoint is not None:
                 call = HttpClientCall(

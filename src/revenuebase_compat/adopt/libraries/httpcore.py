@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from revenuebase_compat.adopt import interceptor
@@ -10,7 +11,7 @@ from revenuebase_compat.core.endpoints import Endpoint
 from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 
 from .base import Call
-from .bodies import read_ahead
+from .bodies import clone, read_ahead
 
 
 class HttpcoreCall(Call):
@@ -18,7 +19,7 @@ class HttpcoreCall(Call):
 
     _stream: Any = None
 
-    def headers(self) -> Headers:
+    def encoding(self) -> Headers:
         headers: Headers = self._given[0].headers
         return headers
 
@@ -31,13 +32,13 @@ class HttpcoreCall(Call):
         # Of httpx and of httpcore alike, which hold bytes; every other kind has another name.
         return type(self._given[0].stream).__name__ == "ByteStream"
 
-    def _like(self, method: bytes, url: Any, headers: Headers, content: Any) -> Any:
+    def _like(self, method: bytes, url: Any, headers: Headers, stream: Any) -> Any:
         """A request like the caller's, which is left as it was."""
-        request = self._given[0]
-        # "target" would overrule the URL, which holds it already.
-        extensions = {key: item for key, item in request.extensions.items() if key != "target"}
-        like = type(request)(method, url, content=content, extensions=extensions)
-        like.headers = headers  # set, as given they would be looked at one by one again
+        like = clone(self._given[0])
+        like.method, like.url, like.headers, like.stream = method, url, headers, stream
+        if "target" in like.extensions:  # it would overrule the URL, which holds it already
+            like.extensions = {**like.extensions}
+            del like.extensions["target"]
         return like
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
@@ -48,11 +49,14 @@ class HttpcoreCall(Call):
             same = self._like(request.method, url, [*request.headers], self._stream)
             return await self._send(same)
         target = to_v2_target(self._base_url, url.target.decode("latin-1"), moved)
-        parts = {"scheme": url.scheme, "host": url.host, "port": url.port}
-        url = type(url)(**parts, target=target.encode("latin-1"))
+        url = clone(url)
+        url.target = target.encode("latin-1")
         headers = to_v2_headers(request.headers, endpoint)
-        content = b"" if endpoint.names_job else request.stream
-        return await self._send(self._like(moved.method.encode(), url, headers, content))
+        stream = request.stream
+        if endpoint.names_job:
+            kind: Any = type(request)
+            stream = _empty(kind)
+        return await self._send(self._like(moved.method.encode(), url, headers, stream))
 
     def headers_of(self, response: Any) -> Headers:
         headers: Headers = response.headers
@@ -79,6 +83,12 @@ class HttpcoreCall(Call):
         headers = [pair for pair in response.headers if pair[0].lower() not in framing]
         headers.append((b"Content-Length", b"%d" % len(body)))
         return type(response)(422, headers=headers, content=body, extensions=response.extensions)
+
+
+@lru_cache(maxsize=8)
+def _empty(kind: Any) -> Any:
+    """A body without a byte, of httpcore or httpcore2."""
+    return kind("GET", "http://localhost/").stream
 
 
 class AsyncHttpcoreCall(HttpcoreCall):

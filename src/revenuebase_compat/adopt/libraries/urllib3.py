@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import sys
 from functools import lru_cache
@@ -15,14 +14,14 @@ from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.responses import GONE
 
 from .base import Call
-from .bodies import is_text, peek, raw_headers, without_body_headers
+from .bodies import clone, encoding_of, is_text, peek, raw_headers, without_body_headers
 
 
 class Urllib3Call(Call):
     """Given are the method and the URL."""
 
-    def headers(self) -> Headers:
-        return raw_headers(self._their_headers())
+    def encoding(self) -> Headers:
+        return encoding_of(self._their_headers())
 
     def _their_headers(self) -> Any:
         given = self._options["headers"]
@@ -136,8 +135,8 @@ def _policy(
     if not isinstance(retries, kind):
         redirect = options.get("redirect", True)
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
-    policy = copy.copy(retries)
     theirs: Any = type(retries)
+    policy = clone(retries)
     policy.__class__ = _policy_class(theirs)
     policy.given, policy.sent, policy.hidden = given, sent, hidden
     return policy
@@ -173,7 +172,7 @@ def urlopen(original: Any) -> Any:
         # By name, as some of the tools beneath us overlook what comes by position.
         if args:
             kw.update(zip(_MORE, args, strict=False))
-        if active is not None:
+        if active is not None and active.concerns(self.host, url):
             endpoint = active.endpoint(method, self.scheme, self.host, self.port, url)
             retries = kw.get("retries")
             again = isinstance(retries, _Policy) and retries.sent == (method, url)

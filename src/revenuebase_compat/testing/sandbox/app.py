@@ -15,7 +15,7 @@ import python_multipart  # noqa: F401 (FastAPI needs it, and would say so less c
 from fastapi import Depends, FastAPI, Query, Request, Security, UploadFile
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader
-from pydantic import AfterValidator, BaseModel, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
@@ -52,20 +52,10 @@ class BatchEmailStatusRequest(BaseModel):
     process_id: int
 
 
-class BatchEmailResponse(BaseModel):
+class Process(BaseModel):
     process_id: int
     filename: str
     status: str
-
-
-class BatchEmailStatusResponse(BaseModel):
-    process_id: int
-    filename: str
-    current_status: str
-    message: str
-
-
-class Process(BatchEmailResponse):
     message: str
     last_updated: datetime
 
@@ -74,16 +64,18 @@ class QueuedProcessesResponse(BaseModel):
     processes: list[Process]
 
 
-class UsageResponse(BaseModel):
-    credits: int
+def _answer(name: str, **fields: Any) -> Any:
+    required: Any = {field: (kind, ...) for field, kind in fields.items()}
+    return create_model(name, **required)
 
 
-class CreditsResponse(UsageResponse):
-    pass
-
-
-class NewKeyResponse(BaseModel):
-    api_key: str
+BatchEmailResponse = _answer("BatchEmailResponse", process_id=int, filename=str, status=str)
+BatchEmailStatusResponse = _answer(
+    "BatchEmailStatusResponse", process_id=int, filename=str, current_status=str, message=str
+)
+UsageResponse = _answer("UsageResponse", credits=int)
+CreditsResponse = _answer("CreditsResponse", credits=int)
+NewKeyResponse = _answer("NewKeyResponse", api_key=str)
 
 
 def default_envelope(code: str, message: str) -> Any:
