@@ -155,10 +155,11 @@ def run(
     front: Front,
     *arguments: str,
     under: Mapping[str, str] | None,
+    options: tuple[str, ...] = ("--strict",),
 ) -> list[Any]:
     """What a program prints: a JSON value a line."""
     python = environment(*LIBRARIES[libraries], with_library=True)
-    return lines(execute(python, [*program, *arguments], front, under=under))
+    return lines(execute(python, [*program, *arguments], front, under=under, options=options))
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[Any]:
