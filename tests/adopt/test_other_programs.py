@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def mcp(
     front: Front, calls: list[Any], under: Mapping[str, str] | None, *options: str
 ) -> tuple[list[Any], str]:
     """What a client of the server prints, with the server under our runner; and the log."""
-    python = environment("mcp", "requests", with_library=True)
+    python = environment("mcp<2", "requests", with_library=True)
     # As an MCP host has it in its configuration: a command with arguments.
     server = [str(python), str(HERE / "at_home.py"), str(front.port), str(HERE / "mcp_server.py")]
     if under is not None:
@@ -137,8 +138,9 @@ def test_a_celery_worker_uploads_polls_and_downloads(tmp_path: Path) -> None:
 @contextmanager
 def gateway(upstream: str, **settings: str) -> Iterator[str]:
     """The address of a gateway of its own process; what it logs is shown where a test fails."""
-    command = [*test_runner.run()[:1], "gateway", "--upstream", upstream, "--port", "0"]
-    environ = {**test_runner.variables(), **settings}
+    command = [sys.executable, "-m", "revenuebase_compat", "gateway"]
+    command += ["--upstream", upstream, "--port", "0"]
+    environ = {**os.environ, **GONE, **settings}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
