@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import python_multipart  # noqa: F401 (FastAPI needs it, and would say so less clearly)
@@ -22,9 +22,6 @@ from starlette.concurrency import run_in_threadpool
 from revenuebase_compat.core.endpoints import CREDITS, ENDPOINTS
 
 from .jobs import CANCELLED, ENDED, MEDIA_TYPES, Job, extension
-
-if TYPE_CHECKING:
-    from .service import Sandbox
 
 
 def _valid(address: str) -> str:
@@ -112,14 +109,15 @@ class Refused(Exception):
 
 
 class Api:
-    """What the operations do, each by the vendor's name of it on v2."""
+    """What the operations do with a ``Sandbox``, each by the vendor's name of it on v2."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Any) -> None:
         self.sandbox = sandbox
 
     def find(self, process_id: int) -> Job:
         try:
-            return self.sandbox.jobs[process_id]
+            job: Job = self.sandbox.jobs[process_id]
+            return job
         except KeyError:
             sentence = "Invalid process_id or job does not belong to your account."
             raise Refused(400, "", sentence) from None
@@ -207,7 +205,7 @@ OPERATIONS: dict[str, tuple[str, Any]] = {
 _KEY = APIKeyHeader(name="x-key", auto_error=False)
 
 
-def build_app(sandbox: Sandbox) -> FastAPI:
+def build_app(sandbox: Any) -> FastAPI:
     """The app before a sandbox's account; the sunset, faults and limits come before it."""
 
     async def authenticate(key: Annotated[str | None, Security(_KEY)]) -> None:
