@@ -33,7 +33,7 @@ from revenuebase_compat.adopt.gateway import Gateway
 from revenuebase_compat.adopt.gateway import app as gateway_module
 from revenuebase_compat.adopt.gateway.app import Server, listen
 from revenuebase_compat.client.memory import memory
-from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION
+from revenuebase_compat.client.transport import OWN_REQUEST_EXTENSION
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, BEFORE, FakeTime
@@ -1157,8 +1157,8 @@ def test_a_client_that_leaves_within_a_v1_body_sends_nothing(
         (faults.HEALTHY, AFTER, ("2", "SUNSET", 1, False, "cancelled", False)),
         (faults.HEALTHY, BEFORE, ("1", "DEFAULT", 1, False, "cancelled", False)),
         (faults.gone(), BEFORE, ("2", "V1_GONE", 2, True, "cancelled", False)),
-        (faults.respond(503), AFTER, ("2", "SUNSET", 1, False, "http_error", True)),
-        (faults.respond(401), AFTER, ("2", "SUNSET", 1, False, "http_error", False)),
+        (faults.respond(503), AFTER, ("2", "SUNSET", 1, False, "HTTP 503", True)),
+        (faults.respond(401), AFTER, ("2", "SUNSET", 1, False, "HTTP 401", False)),
         (faults.drop(True), AFTER, ("2", "SUNSET", 1, False, "RemoteProtocolError", True)),
     ],
 )
@@ -1402,6 +1402,6 @@ def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, gateway_module.__name__)
     with pytest.raises(
-        ImportError, match=r"^the gateway needs an extra: pip install '.*gateway\]'$"
+        ImportError, match=r"^the gateway needs what is not installed: pip install '.*uvicorn>=.*'$"
     ):
         __import__(gateway_module.__name__)

@@ -58,7 +58,7 @@ def test_each_request_is_a_line_that_shows_its_version() -> None:
             "POST /v1/cancel-process 200",
             "GET /v2/jobs/1 200",
             "GET /v1/credits 401",
-            "GET /?[31m/nowhere 404",
+            "GET / [31m/nowhere 404",
         ]
 
 

@@ -36,10 +36,7 @@ _FLAGS = os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "
 
 
 class Report:
-    """Appends to one file; safe in signal handlers, threads and forks, as it takes no lock.
-
-    The descriptor is opened once, so a process may lose the right to open the file later on.
-    """
+    """Appends to one file; safe in signal handlers, threads and forks, as it takes no lock."""
 
     def __init__(self, path: str) -> None:
         self.path = path

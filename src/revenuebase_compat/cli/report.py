@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import shutil
 import sys
+from argparse import Namespace
 from collections import Counter
-
-from revenuebase_compat.adopt.report import FATES, read
+from typing import Any
 
 from .output import printer
 
 STYLES = {"moved": "green", "followed": "yellow", "left": "red"}
 
 
-def main(path: str) -> int:
-    """Print the table of a report; returns 1 if something was left to v1, else 0.
+def add_arguments(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "report", help="what run --report FILE wrote: who still speaks v1"
+    )
+    parser.add_argument("file", metavar="FILE")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: Namespace) -> int:
+    """Print the table of a report; 1 if something was left to v1, else 0.
 
     Raises:
         ConfigurationError: there is no such file, or it is no report.
     """
-    counts, unreadable = read(path)
+    from revenuebase_compat.adopt.report import FATES, read
+
+    counts, unreadable = read(arguments.file)
     say = printer(sys.stdout.isatty())
     # On a terminal a site gives way, in its middle; a file or a pipe gets it whole.
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10**6

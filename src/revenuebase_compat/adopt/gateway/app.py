@@ -27,11 +27,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from revenuebase_compat.client.extras import missing_extra
+
 try:
     import uvicorn
 except ImportError as error:
-    sentence = "the gateway needs an extra: pip install 'revenuebase-compat[gateway]'"
-    raise ImportError(sentence) from error
+    raise missing_extra("the gateway", "gateway", error) from error
 
 from revenuebase_compat.adopt import rewrite
 from revenuebase_compat.adopt.rewrite import Forward

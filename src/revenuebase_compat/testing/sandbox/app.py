@@ -8,23 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import python_multipart  # noqa: F401 (FastAPI needs it, and would say so less clearly)
 from fastapi import Depends, FastAPI, Query, Request, Security, UploadFile
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader
-from pydantic import AfterValidator, BaseModel, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
 from revenuebase_compat.core.endpoints import CREDITS, ENDPOINTS
 
 from .jobs import CANCELLED, ENDED, MEDIA_TYPES, Job, extension
-
-if TYPE_CHECKING:
-    from .service import Sandbox
 
 
 def _valid(address: str) -> str:
@@ -52,20 +49,10 @@ class BatchEmailStatusRequest(BaseModel):
     process_id: int
 
 
-class BatchEmailResponse(BaseModel):
+class Process(BaseModel):
     process_id: int
     filename: str
     status: str
-
-
-class BatchEmailStatusResponse(BaseModel):
-    process_id: int
-    filename: str
-    current_status: str
-    message: str
-
-
-class Process(BatchEmailResponse):
     message: str
     last_updated: datetime
 
@@ -74,16 +61,18 @@ class QueuedProcessesResponse(BaseModel):
     processes: list[Process]
 
 
-class UsageResponse(BaseModel):
-    credits: int
+def _answer(name: str, **fields: Any) -> Any:
+    required: Any = {field: (kind, ...) for field, kind in fields.items()}
+    return create_model(name, **required)
 
 
-class CreditsResponse(UsageResponse):
-    pass
-
-
-class NewKeyResponse(BaseModel):
-    api_key: str
+BatchEmailResponse = _answer("BatchEmailResponse", process_id=int, filename=str, status=str)
+BatchEmailStatusResponse = _answer(
+    "BatchEmailStatusResponse", process_id=int, filename=str, current_status=str, message=str
+)
+UsageResponse = _answer("UsageResponse", credits=int)
+CreditsResponse = _answer("CreditsResponse", credits=int)
+NewKeyResponse = _answer("NewKeyResponse", api_key=str)
 
 
 def default_envelope(code: str, message: str) -> Any:
@@ -120,14 +109,15 @@ class Refused(Exception):
 
 
 class Api:
-    """What the operations do, each by the vendor's name of it on v2."""
+    """What the operations do with a ``Sandbox``, each by the vendor's name of it on v2."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Any) -> None:
         self.sandbox = sandbox
 
     def find(self, process_id: int) -> Job:
         try:
-            return self.sandbox.jobs[process_id]
+            job: Job = self.sandbox.jobs[process_id]
+            return job
         except KeyError:
             sentence = "Invalid process_id or job does not belong to your account."
             raise Refused(400, "", sentence) from None
@@ -215,7 +205,7 @@ OPERATIONS: dict[str, tuple[str, Any]] = {
 _KEY = APIKeyHeader(name="x-key", auto_error=False)
 
 
-def build_app(sandbox: Sandbox) -> FastAPI:
+def build_app(sandbox: Any) -> FastAPI:
     """The app before a sandbox's account; the sunset, faults and limits come before it."""
 
     async def authenticate(key: Annotated[str | None, Security(_KEY)]) -> None:

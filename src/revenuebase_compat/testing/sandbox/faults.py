@@ -22,16 +22,11 @@ class Faults:
     def fail(
         self, version: str, status: int, *, times: int | None = None, after_applying: bool = False
     ) -> None:
-        """Answer ``status`` to the next ``times`` requests of a version, or until ``heal()``.
-
-        Args:
-            version: ``"v1"`` or ``"v2"``.
-            status: 400 to 599.
-            times: ``None`` is for ever.
-            after_applying: do what is asked for before, as a server does that fails late.
+        """Answer ``status`` (400 to 599) to the next ``times`` requests of a version, or to all
+        until ``heal()``; ``after_applying``: do what is asked for before, as who fails late does.
 
         Raises:
-            ValueError: version or status is none of these.
+            ValueError: there is no such version, or status.
         """
         if not 400 <= status <= 599:
             raise ValueError(f"the status of a fault is 400 to 599, not {status!r}")

@@ -105,23 +105,14 @@ class Sandbox(Faults):
         self._jobs: dict[int, Job] = {}
         self._changing: list[Job] = []  # those that go on by themselves
         self._set: tuple[datetime, float] | None = None  # the clock, and when it was set
-        self._rotated = 0
         self._limit = RateLimit()
-        self.api_key = api_key
-        self.monotonic = monotonic
-        self.now = now
-        self.sunset = _aware("sunset", sunset)
-        self.port = port
-        self.rate_limit = rate_limit
-        self.announce = announce
-        self.cancelling_for = cancelling_for
-        self.queued_for = queued_for
-        self.processing_for = processing_for
-        self.envelope = envelope
-        self.mx_record_checked = mx_record_checked
-        self.on_request = on_request
-        self.credits = credits
         self.requests: list[RecordedRequest] = []
+        self.monotonic, self.now, self.sunset = monotonic, now, _aware("sunset", sunset)
+        self.api_key, self.port, self.credits, self.rate_limit = api_key, port, credits, rate_limit
+        self.cancelling_for = cancelling_for
+        self.queued_for, self.processing_for = queued_for, processing_for
+        self.announce, self.envelope, self.on_request = announce, envelope, on_request
+        self.mx_record_checked = mx_record_checked
         for name in ("rate_limit", "cancelling_for", "credits", "queued_for", "processing_for"):
             number = getattr(self, name)
             if number is not None and not number >= 0:
@@ -195,8 +186,7 @@ class Sandbox(Faults):
 
     def rotate_key(self) -> str:
         """Replace ``api_key``; the old one is refused at once."""
-        self._rotated += 1
-        self.api_key = f"rb_test_rotated_{self._rotated}"
+        self.api_key = f"rb_test_{uuid4().hex}"
         return self.api_key
 
     def judge(self, address: str, metadata: bool = False) -> Verdict:
