@@ -1,0 +1,82 @@
+"""What operators see of a gateway: metrics, readiness, and the log of requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from revenuebase_compat.core.endpoints import ENDPOINTS, Endpoint
+
+from .pool import UPSTREAM_ERRORS, Pool
+
+#: Seconds for which ``/-/readyz`` does not look again.
+READY_FOR = 10.0
+
+_ACCESS = logging.getLogger("revenuebase_compat.access")
+_LOG = logging.getLogger("revenuebase_compat")
+_FATES = ("moved", "followed", "left")
+
+
+class Operators:
+    """Counts of one gateway, in a registry of their own, and whether its upstream is reached.
+
+    ``requests`` counts by v1 endpoint and fate: ``moved`` to v2, ``followed`` to v2 after v1 had
+    answered 410, ``left`` to v1; requests for anything else are ``other`` and ``passed``.
+    """
+
+    def __init__(self, pool: Pool, *, access_log: bool = False) -> None:
+        self._pool, self._access_log = pool, access_log
+        self._registry = CollectorRegistry()
+        name = "revenuebase_compat_gateway_{}".format
+        given = {"registry": self._registry}
+        requests = Counter(
+            name("requests"), "Requests by v1 endpoint and fate.", ["endpoint", "fate"], **given
+        )
+        pairs = [(one.name, fate) for one in ENDPOINTS for fate in _FATES]
+        pairs += [("unknown", "left"), ("other", "passed")]
+        self._requests = {pair: requests.labels(*pair) for pair in pairs}
+        self._answers = Counter(name("answers"), "Answers by status.", ["status"], **given)
+        self._seconds = Histogram(
+            name("request_seconds"), "From a request's head to the end of its answer.", **given
+        )
+        self.in_flight = Gauge(name("in_flight"), "Requests under way.", **given)
+        self._checked = float("-inf")
+        self._why_not = ""
+        self._checking = asyncio.Lock()
+
+    def metrics(self) -> bytes:
+        """All counts, in the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+    def finished(self, endpoint: str, fate: str, status: int, seconds: float) -> None:
+        """A request has ended; ``status`` 0: its client left before there was an answer."""
+        self._requests[endpoint, fate].inc()
+        if status:
+            self._answers.labels(status).inc()
+        self._seconds.observe(seconds)
+
+    def log_moved(self, endpoint: Endpoint, call: str, status: int, seconds: float) -> None:
+        """Say at INFO what was moved where."""
+        if _LOG.isEnabledFor(logging.INFO):
+            _LOG.info("%s sent as %s: %d in %.3f s", endpoint.call, call, status, seconds)
+
+    def log_access(self, method: str, target: str, status: int, seconds: float) -> None:
+        """One line a request, without query, headers and body."""
+        if self._access_log:
+            path = target.partition("?")[0]
+            _ACCESS.info("%s %s %d %.3f s", method, ascii(path)[1:-1], status, seconds)
+
+    async def why_not_ready(self) -> str:
+        """Why the upstream cannot be reached; empty where TCP and TLS succeed. Sends no request."""
+        async with self._checking:
+            if time.monotonic() - self._checked >= READY_FOR:
+                self._why_not = ""
+                try:
+                    self._pool.release(await self._pool.connect())
+                except UPSTREAM_ERRORS as error:
+                    self._why_not = f"{type(error).__name__}: {error}"
+                self._checked = time.monotonic()
+            return self._why_not
