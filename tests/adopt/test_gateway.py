@@ -30,10 +30,9 @@ import trustme
 
 from revenuebase_compat import CancelEvent, ConfigurationError, RouteContext, RouteReason, Settings
 from revenuebase_compat.adopt.gateway import Gateway
-from revenuebase_compat.adopt.gateway import app as gateway_module
-from revenuebase_compat.adopt.gateway.app import Server, listen
+from revenuebase_compat.adopt.gateway import server as gateway_module
+from revenuebase_compat.adopt.gateway import Server, listen
 from revenuebase_compat.client.memory import memory
-from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, BEFORE, FakeTime
@@ -591,19 +590,6 @@ def test_a_status_request_that_goes_to_v1_is_told_of(
     assert said.__dict__["successor"] == "GET /v2/jobs/{process_id}"
 
 
-def test_its_own_requests_are_marked_for_the_patches(running: Running, server: FaultServer) -> None:
-    marked: list[object] = []
-
-    async def look(request: httpx.Request) -> None:
-        marked.append(request.extensions.get(OWN_REQUEST_EXTENSION))
-
-    with running.front(server.base_url) as client:
-        running.switch.current._client.event_hooks = {"request": [look]}
-        client.post(CANCEL, json={"process_id": 1})
-        client.get("/v1/credits")
-    assert marked == [True, True]
-
-
 def test_a_v1_only_setting_that_is_overruled_is_told_of(
     running: Running, server: FaultServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -621,7 +607,7 @@ def test_a_request_passes_as_it_came(running: Running) -> None:
     target = b"/v2/a%2Fb/../c//d?x=%zz&y=a|b&x="
     with Upstream(OK) as upstream, running.front(upstream.base_url):
         running.raw(
-            b"PATCH %b HTTP/1.1\r\nHost: client.example:99\r\nX-Key: %b\r\nX-Two: 1\r\n"
+            b"PATCH %b HTTP/1.1\r\nHost: localhost:99\r\nX-Key: %b\r\nX-Two: 1\r\n"
             b"X-Two: 2\r\nX-Latin: caf\xe9\r\nUser-Agent: odd/1\r\nCookie: a=b\r\n"
             b"Content-Length: 4\r\nConnection: close\r\n\r\n\x00\xff\r\n"
             % (target, TEST_KEY.encode())
@@ -637,6 +623,7 @@ def test_a_request_passes_as_it_came(running: Running) -> None:
         b"user-agent: odd/1",
         b"cookie: a=b",
         b"content-length: 4",
+        b"via: 1.1 " + running.switch.current.pseudonym,
     ]
     assert upstream.bodies == [b"\x00\xff\r\n"]
 
@@ -649,7 +636,7 @@ def test_an_answer_passes_as_it_came(running: Running) -> None:
         b"Content-Length: %d\r\n\r\n" % len(zipped)
     )
     with Upstream(answer + zipped) as upstream, running.front(upstream.base_url):
-        raw = running.raw(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        raw = running.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     head, _, body = raw.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 207 ")
     assert fields(head)[:-1] == fields(answer)
@@ -662,7 +649,7 @@ def test_any_method_passes(running: Running, method: str) -> None:
     upstream = Upstream(b"HTTP/1.1 204 No Content\r\nX-Two: 2\r\n\r\n")
     with upstream, running.front(upstream.base_url):
         raw = running.raw(
-            b"%b / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % method.encode()
+            b"%b / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % method.encode()
         )
     assert raw.startswith(b"HTTP/1.1 204 ")
     assert upstream.heads[0].startswith(method.encode() + b" / ")
@@ -693,10 +680,11 @@ def test_hop_by_hop_headers_go_no_further_either_way(running: Running) -> None:
         connection.sock.sendall(answer)
 
     with Upstream(handle) as upstream, running.front(upstream.base_url):
-        raw = running.raw(b"GET / HTTP/1.1\r\nHost: x\r\n" + HOPS + b"\r\n")
+        raw = running.raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + HOPS + b"\r\n")
     assert [line.split(b":")[0].lower() for line in fields(upstream.heads[0])] == [
         b"host",
         b"x-end",
+        b"via",
     ]
     head, _, body = raw.partition(b"\r\n\r\n")
     assert fields(head) == [b"X-End: 2", b"Content-Length: 2", b"Connection: close"]
@@ -711,7 +699,7 @@ def test_a_length_beside_chunks_does_not_pass(running: Running) -> None:
     )
     with Upstream(answer) as upstream, running.front(upstream.base_url) as client:
         running.raw(
-            b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n"
+            b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n"
             b"Connection: close\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
         )
         seen = client.get("/")
@@ -729,7 +717,6 @@ def test_no_cookie_is_kept_and_no_redirect_followed(running: Running) -> None:
     with Upstream(answer) as upstream, running.front(upstream.base_url):
         for _ in range(2):
             assert httpx.get(running.base_url + "/").status_code == 302
-        assert not list(running.switch.current._client.cookies.jar)
     assert len(upstream.heads) == 2
     assert b"cookie" not in upstream.heads[1].lower()
 
@@ -803,10 +790,10 @@ def test_it_is_no_open_proxy(running: Running, server: FaultServer, line: bytes)
 @pytest.mark.parametrize(
     ("target", "host"),
     [
-        (b"/v2/jobs", b"other.example"),
-        (b"//other.example/v2/jobs", b"x"),
-        (b"/@other.example/", b"x"),
-        (b"/http://other.example/", b"user@other.example"),
+        (b"/v2/jobs", b"127.0.0.1:1"),
+        (b"//other.example/v2/jobs", b"localhost"),
+        (b"/@other.example/", b"LOCALHOST.:99"),
+        (b"/http://other.example/", b"[::1]"),
         (b"/\\other.example/", b""),
     ],
 )
@@ -833,7 +820,7 @@ def test_the_health_endpoint_needs_no_upstream(running: Running) -> None:
 def test_an_expectation_is_met_here(running: Running) -> None:
     with Upstream(OK) as upstream, running.front(upstream.base_url), running.connect() as sock:
         sock.sendall(
-            b"POST /x HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n"
+            b"POST /x HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n"
             b"Connection: close\r\n\r\n"
         )
         assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -870,7 +857,7 @@ def test_no_answer_waits_for_an_acknowledgement(running: Running, server: FaultS
 def test_pipelined_requests_are_answered_in_order(running: Running, server: FaultServer) -> None:
     def request(process_id: int, last: bytes = b"") -> bytes:
         body = b'{"process_id": %d}' % process_id
-        head = b"POST /v1/cancel-process HTTP/1.1\r\nHost: x\r\nx-key: k\r\n" + last
+        head = b"POST /v1/cancel-process HTTP/1.1\r\nHost: localhost\r\nx-key: k\r\n" + last
         return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
     with running.front(server.base_url):
@@ -998,7 +985,8 @@ def test_an_upstream_that_is_down_is_a_502(running: Running, path: str) -> None:
         answer = client.post(path, json={"process_id": 1})
     assert answer.status_code == 502
     assert answer.headers["content-type"] == "application/json"
-    assert answer.json()["detail"].startswith(f"no answer from {nowhere}: ConnectError")
+    assert answer.json()["detail"].startswith(f"no answer from {nowhere}: ConnectionRefusedError")
+    assert answer.json()["sent"] is False
 
 
 @pytest.mark.parametrize(
@@ -1093,7 +1081,7 @@ def test_a_client_that_leaves_ends_the_request_upstream(
     with Upstream(handle) as upstream, running.front(upstream.base_url, settings):
         with running.connect() as sock:
             body = b'{"process_id": 42}'
-            head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+            head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
             sock.sendall(head % (path.encode(), len(body)) + body)
             assert arrived.wait(10)
         upstream.threads[-1].join(5)
@@ -1120,13 +1108,13 @@ def test_a_client_that_leaves_while_it_sends_or_reads(
 
     with Upstream(handle) as upstream, running.front(upstream.base_url):
         with running.connect() as sock:
-            sock.sendall(b"PUT /x HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
+            sock.sendall(b"PUT /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nhalf")
             assert arrived.wait(10)
         upstream.threads[-1].join(5)
         assert ended == [True]
         arrived.clear()
         with running.connect() as sock:
-            sock.sendall(b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert arrived.wait(10)
             assert sock.recv(9)
         upstream.threads[-1].join(5)
@@ -1141,7 +1129,7 @@ def test_a_client_that_leaves_within_a_v1_body_sends_nothing(
     with running.front(server.base_url) as client:
         with running.connect() as sock:
             sock.sendall(
-                b'POST /v1/cancel-process HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"proc'
+                b'POST /v1/cancel-process HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"proc'
             )
         assert client.get("/-/healthz").status_code == 200
     assert server.connections == 0
@@ -1400,8 +1388,9 @@ def test_a_flag_that_does_not_resolve_is_said_at_the_start() -> None:
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, gateway_module.__name__)
+    for name in [one for one in sys.modules if one.startswith("revenuebase_compat.adopt.gateway")]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(
         ImportError, match=r"^the gateway needs an extra: pip install '.*gateway\]'$"
     ):
-        __import__(gateway_module.__name__)
+        __import__("revenuebase_compat.adopt.gateway")

@@ -24,7 +24,10 @@ from revenuebase_compat.core.dates import parse_date
 from revenuebase_compat.core.errors import CancelError, ConfigurationError, InvalidProcessIdError
 from revenuebase_compat.core.models import JobOutcome, JobStatus, check_process_id
 from revenuebase_compat.core.routing import explain
-from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
+from revenuebase_compat.core.settings import Settings
+
+from .gateway import add_arguments as add_gateway_arguments
+from .gateway import run as run_gateway
 
 if TYPE_CHECKING:
     from revenuebase_compat.client.facade import Client
@@ -184,10 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     gateway = commands.add_parser(
         "gateway", help="a loopback proxy that moves v1 requests of clients in any language"
     )
-    gateway.add_argument("--upstream", metavar="URL", default=DEFAULT_BASE_URL)
-    gateway.add_argument("--host", default="127.0.0.1", help="loopback only; default: 127.0.0.1")
-    gateway.add_argument("--port", type=_port, default=8089, help="default: 8089")
-    gateway.set_defaults(run=_gateway)
+    add_gateway_arguments(gateway)
+    gateway.set_defaults(run=run_gateway)
 
     demo = commands.add_parser("demo", help="the whole story in ten seconds, in the sandbox")
     demo.set_defaults(run=_demo)
@@ -467,24 +468,6 @@ def _pth(arguments: argparse.Namespace) -> int:
     from revenuebase_compat.adopt.pth import pth
 
     return pth(arguments.action)
-
-
-def _gateway(arguments: argparse.Namespace) -> int:
-    from revenuebase_compat.adopt.gateway import serve
-
-    def on_ready(base_url: str) -> None:
-        print(f"export REVENUEBASE_BASE_URL={base_url}", flush=True)
-        print(f"forwarding to {arguments.upstream} until Ctrl-C", file=sys.stderr)
-
-    serve(
-        # The variable is the clients', and names the gateway itself.
-        Settings.from_env(base_url=DEFAULT_BASE_URL),
-        upstream=arguments.upstream,
-        host=arguments.host,
-        port=arguments.port,
-        on_ready=on_ready,
-    )
-    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

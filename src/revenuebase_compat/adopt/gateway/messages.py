@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import aclosing
 from email.utils import formatdate
@@ -32,10 +34,6 @@ class ClientLeft(Exception):
     """Nobody waits for the answer any more."""
 
 
-class ClientTooSlow(Exception):
-    """The request's body did not arrive in time."""
-
-
 class Answer(NamedTuple):
     status: int
     headers: Headers
@@ -46,46 +44,68 @@ class Incoming:
     """A request as it arrives, and the client's leaving.
 
     Args:
-        timeout: seconds that each piece of the body may take to arrive.
+        timeout: seconds that each piece of the body may take to arrive; all of it has to by
+            ``deadline`` (the event loop's time), where one is set.
     """
 
     def __init__(self, scope: Message, receive: Receive, timeout: float) -> None:
         query = scope["query_string"]
         self.method: str = scope["method"]
         self.target: str = (scope["raw_path"] + (b"?" + query if query else b"")).decode("ascii")
+        self.path = self.target.partition("?")[0]  # as it came
         given = self.given = dict(scope["headers"])
         self.host: str = given.get(b"host", b"").decode("latin-1")
+        address, port = scope["server"] or ("localhost", None)
+        at = f"[{address}]" if ":" in address else address
+        self.netloc = self.host or (f"{at}:{port}" if port else "localhost")
         self.is_chunked = b"transfer-encoding" in given
         self.has_body = self.is_chunked or given.get(b"content-length", b"0") != b"0"
         own = (b"host", b"expect")  # what is expected, uvicorn does
         self.headers = [pair for pair in end_to_end(scope["headers"]) if pair[0] not in own]
-        #: Set once the body was read: ``receive`` has one reader at a time.
-        self.is_read = not self.has_body
+        self.deadline = math.inf
+        #: Whether the client is to send more of the body, and we wait for it.
+        self.is_awaited = False
+        self._more = self.has_body
         self._receive, self._timeout = receive, timeout
+        self._task: asyncio.Task[Any] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     async def body(self) -> Chunks:
         """The body, piece by piece.
 
         Raises:
             ClientLeft: the client closed the connection.
-            ClientTooSlow: the next piece did not arrive in time.
+            TimeoutError: the next piece did not arrive in time.
         """
-        while not self.is_read:
-            try:
-                async with asyncio_timeout(self._timeout):
-                    message = await self._receive()
-            except TimeoutError:
-                raise ClientTooSlow from None
+        loop = asyncio.get_running_loop()
+        while self._more:
+            self.is_awaited = True
+            async with asyncio_timeout(min(self._timeout, self.deadline - loop.time())):
+                message = await self._receive()
+            self.is_awaited = False
             if message["type"] == "http.disconnect":
                 raise ClientLeft
-            self.is_read = not message.get("more_body", False)
+            self._more = message.get("more_body", False)
+            if not self._more:
+                self.watch()
             if message["body"]:
                 yield message["body"]
 
-    async def left(self) -> None:
-        """Return when the client has gone; for after the body."""
+    def watch(self) -> None:
+        """Cancel this task when the client leaves; from when the body is read, if there is one."""
+        self._task = self._task or asyncio.current_task()
+        if not self._more:  # ``receive`` has one reader at a time
+            self._watcher = asyncio.ensure_future(self._left())
+
+    def unwatch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if self._task is not None:
+            self._task.cancel()
 
 
 def refusal(incoming: Incoming, hosts: frozenset[str], pseudonym: bytes) -> Answer | None:
@@ -95,6 +115,8 @@ def refusal(incoming: Incoming, hosts: frozenset[str], pseudonym: bytes) -> Answ
     rebinding): it is known by ``Host``, ``Origin`` or ``Sec-Fetch-Site``, which it cannot set.
     """
     given = incoming.given
+    if incoming.method == "CONNECT" or incoming.target[:1] != "/" or "#" in incoming.target:
+        return own_answer(400, {"detail": "ask for a path, such as /v1/cancel-process"})
     if b"origin" in given or given.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
         return own_answer(403, {"detail": "requests of web pages are refused"})
     if incoming.host and not _is_known(incoming.host, hosts):
@@ -104,8 +126,6 @@ def refusal(incoming: Incoming, hosts: frozenset[str], pseudonym: bytes) -> Answ
         return own_answer(508, {"detail": "the upstream leads back to this gateway"})
     if len(incoming.target) > MAX_TARGET:
         return own_answer(414, {"detail": f"the target is longer than {MAX_TARGET} bytes"})
-    if incoming.method == "CONNECT" or incoming.target[:1] != "/" or "#" in incoming.target:
-        return own_answer(400, {"detail": "ask for a path, such as /v1/cancel-process"})
     return None
 
 

@@ -10,13 +10,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from revenuebase_compat.core.endpoints import ENDPOINTS, Endpoint
 
+from .messages import Incoming
 from .pool import UPSTREAM_ERRORS, Pool
 
 #: Seconds for which ``/-/readyz`` does not look again.
 READY_FOR = 10.0
 
 _ACCESS = logging.getLogger("revenuebase_compat.access")
-_LOG = logging.getLogger("revenuebase_compat")
 _FATES = ("moved", "followed", "left")
 
 
@@ -29,20 +29,17 @@ class Operators:
 
     def __init__(self, pool: Pool, *, access_log: bool = False) -> None:
         self._pool, self._access_log = pool, access_log
-        self._registry = CollectorRegistry()
+        self._registry = here = CollectorRegistry()
         name = "revenuebase_compat_gateway_{}".format
-        given = {"registry": self._registry}
-        requests = Counter(
-            name("requests"), "Requests by v1 endpoint and fate.", ["endpoint", "fate"], **given
-        )
+        words = "Requests by v1 endpoint and fate."
+        requests = Counter(name("requests"), words, ["endpoint", "fate"], registry=here)
         pairs = [(one.name, fate) for one in ENDPOINTS for fate in _FATES]
         pairs += [("unknown", "left"), ("other", "passed")]
         self._requests = {pair: requests.labels(*pair) for pair in pairs}
-        self._answers = Counter(name("answers"), "Answers by status.", ["status"], **given)
-        self._seconds = Histogram(
-            name("request_seconds"), "From a request's head to the end of its answer.", **given
-        )
-        self.in_flight = Gauge(name("in_flight"), "Requests under way.", **given)
+        self._answers = Counter(name("answers"), "Answers by status.", ["status"], registry=here)
+        words = "From a request's head to the end of its answer."
+        self._seconds = Histogram(name("request_seconds"), words, registry=here)
+        self.in_flight = Gauge(name("in_flight"), "Requests under way.", registry=here)
         self._checked = float("-inf")
         self._why_not = ""
         self._checking = asyncio.Lock()
@@ -51,23 +48,20 @@ class Operators:
         """All counts, in the text format of Prometheus."""
         return generate_latest(self._registry)
 
-    def finished(self, endpoint: str, fate: str, status: int, seconds: float) -> None:
+    def finished(
+        self, endpoint: Endpoint | None, fate: str | None, status: int, seconds: float
+    ) -> None:
         """A request has ended; ``status`` 0: its client left before there was an answer."""
-        self._requests[endpoint, fate].inc()
+        if fate is not None:
+            self._requests[endpoint.name if endpoint else "other", fate].inc()
         if status:
             self._answers.labels(status).inc()
         self._seconds.observe(seconds)
 
-    def log_moved(self, endpoint: Endpoint, call: str, status: int, seconds: float) -> None:
-        """Say at INFO what was moved where."""
-        if _LOG.isEnabledFor(logging.INFO):
-            _LOG.info("%s sent as %s: %d in %.3f s", endpoint.call, call, status, seconds)
-
-    def log_access(self, method: str, target: str, status: int, seconds: float) -> None:
-        """One line a request, without query, headers and body."""
+    def log_access(self, incoming: Incoming, status: int, seconds: float) -> None:
+        """One line a request: never its query, headers or body."""
         if self._access_log:
-            path = target.partition("?")[0]
-            _ACCESS.info("%s %s %d %.3f s", method, ascii(path)[1:-1], status, seconds)
+            _ACCESS.info("%s %s %d %.3f s", incoming.method, incoming.path, status, seconds)
 
     async def why_not_ready(self) -> str:
         """Why the upstream cannot be reached; empty where TCP and TLS succeed. Sends no request."""

@@ -8,6 +8,7 @@ body, nor bytes that arrive while it is idle. A request is sent once; nothing is
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
@@ -38,12 +39,14 @@ _PORTS = {"https": 443, "http": 80, "socks5": 1080, "socks5h": 1080}
 class Connection(asyncio.Protocol):
     """One connection, and at most one exchange on it at a time.
 
-    Reading and writing wait at most ``timeout`` seconds for the other side (``TimeoutError``).
+    Reading and writing wait at most ``timeout`` seconds for the other side, and not beyond
+    ``deadline`` (the event loop's time): ``TimeoutError``.
     """
 
     def __init__(self, pool: Pool, timeout: float) -> None:
         self.http = h11.Connection(h11.CLIENT)
         self.idle_since = 0.0
+        self.deadline = math.inf
         self._pool = pool
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
@@ -110,7 +113,8 @@ class Connection(asyncio.Protocol):
             await self._wait(self._writer)
 
     async def _wait(self, future: asyncio.Future[None]) -> None:
-        timer = self._loop.call_later(self._timeout, _expire, future)
+        at = min(self._loop.time() + self._timeout, self.deadline)
+        timer = self._loop.call_at(at, _expire, future)
         try:
             await future
         finally:
@@ -141,9 +145,7 @@ class Connection(asyncio.Protocol):
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Speak TLS from here on, through what is connected already."""
-        transport = await self._loop.start_tls(
-            self.transport, self, context, server_hostname=host
-        )
+        transport = await self._loop.start_tls(self.transport, self, context, server_hostname=host)
         assert transport is not None  # noqa: S101
         self.transport = transport
         self.http = h11.Connection(h11.CLIENT)
@@ -169,14 +171,16 @@ def _expire(future: asyncio.Future[None]) -> None:
 
 
 class Exchange:
-    """A request on its way and the answer to it.
+    """A request on its way and the answer to it, or one after the other.
 
     Attributes:
-        sent: whether the request's head has left; a request is never sent twice.
+        deadline: until when it all has to be over (the event loop's time).
+        sent: whether a request's head has left.
         status, headers: the answer's, once ``send`` has returned.
     """
 
     def __init__(self, pool: Pool) -> None:
+        self.deadline = math.inf
         self.sent = False
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -192,7 +196,7 @@ class Exchange:
             OSError, h11.RemoteProtocolError: no answer came, for want of an upstream or of one
                 that speaks HTTP/1.1; ``sent`` says how far the request got.
         """
-        self._connection = connection = await self._pool.acquire()
+        self._connection = connection = await self._pool.acquire(self.deadline)
         head = h11.Request(method=method, target=target, headers=list(headers))
         data = connection.http.send(head)
         if body is None:
@@ -263,9 +267,11 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def acquire(self) -> Connection:
+    async def acquire(self, deadline: float) -> Connection:
         """A connection for one exchange: an idle one, or a new one."""
-        return self._free.popitem()[0] if self._free else await self.connect()
+        connection = self._free.popitem()[0] if self._free else await self.connect(deadline)
+        connection.deadline = deadline
+        return connection
 
     def release(self, connection: Connection) -> None:
         """Keep a connection whose exchange has ended."""
@@ -301,18 +307,18 @@ class Pool:
         for connection in list(self._free):
             connection.close()
 
-    async def connect(self) -> Connection:
+    async def connect(self, deadline: float = math.inf) -> Connection:
         """A new connection: TCP, the proxy's tunnel and TLS; nothing of a request is sent.
 
         Raises:
-            OSError: it cannot be had, within ``timeout`` or at all.
+            OSError: it cannot be had, within ``timeout`` and before ``deadline``, or at all.
         """
         loop, proxy, context = asyncio.get_running_loop(), self._proxy, self._context
         host, port, tls = self._host, self._port, self._tls
         if proxy is not None:
             host, port = proxy.hostname or "", proxy.port or _PORTS[proxy.scheme]
             tls = proxy.scheme == "https"
-        async with asyncio_timeout(self._timeout):
+        async with asyncio_timeout(min(self._timeout, deadline - loop.time())):
             _, connection = await loop.create_connection(
                 partial(Connection, self, self._timeout),
                 host,
@@ -385,7 +391,7 @@ def _proxy(settings: Settings, host: str) -> Any:
     url = found.get("https") or found["all"]
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        usable = bool(parts.hostname and parts.scheme in _PORTS and (parts.port or 1))
+        usable = bool(parts.hostname) and parts.scheme in _PORTS and parts.port != 0
     except ValueError:
         usable = False
     if not usable:  # the URL is not shown, as it may hold a password
