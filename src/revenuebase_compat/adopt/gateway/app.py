@@ -9,6 +9,7 @@ travels in the client's own ``x-key``; the gateway has none.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import sys
 import time
@@ -49,7 +50,7 @@ from .messages import (
     refusal,
 )
 from .operators import Operators
-from .pool import UPSTREAM_ERRORS, Exchange, Pool
+from .pool import UPSTREAM_ERRORS, Connection, Pool
 
 if TYPE_CHECKING:
     from revenuebase_compat.adopt.report import Fate
@@ -161,7 +162,8 @@ class _Call:
         self.status = 0
         self._gateway, self._incoming, self._send = gateway, incoming, send
         self._settings = gateway.settings
-        self._exchange = Exchange(gateway.pool)
+        self._deadline = math.inf
+        self._connection: Connection | None = None
 
     async def run(self, own: Answer | None) -> None:
         """Answer the request; ``own`` is an answer that needs no upstream."""
@@ -177,7 +179,7 @@ class _Call:
                 message = f"an answer of the gateway's upstream breaks off: {type(error).__name__}"
                 notices.log(("cut", type(error)), "warning", message, time.monotonic())
                 return
-            sent, status = self._exchange.sent, 502
+            sent, status = self._connection is not None, 502
             why = f"no answer from {self._settings.base_url}: {type(error).__name__}: {error}"
             if isinstance(error, TimeoutError):
                 status, awaited = 504, "answer" if sent else "answer to connect"
@@ -186,7 +188,7 @@ class _Call:
                 why = f"no {awaited} within {timeout:.3g} s, for {self._settings.base_url}"
             await self._put(own_answer(status, {"detail": responses.readable(why), "sent": sent}))
         finally:
-            self._exchange.close()
+            self._release()
         # Last of all: for uvicorn, and so for ``watch``, the exchange ends here.
         await self._send({"type": "http.response.body"})
 
@@ -216,9 +218,8 @@ class _Call:
             self.fate = "passed"
             return await self._forward(body)
         if endpoint not in (UPLOAD, DOWNLOAD):  # these may take as long as their files are large
-            incoming.deadline = self._exchange.deadline = (
-                asyncio.get_running_loop().time() + self._settings.timeout
-            )
+            self._deadline = asyncio.get_running_loop().time() + self._settings.timeout
+            incoming.deadline = self._deadline
         if endpoint.successor is None:
             self._left(endpoint)
             return await self._forward(body)
@@ -255,17 +256,15 @@ class _Call:
                 else:
                     body = self._to_v2(endpoint, moved, body)
                 try:
-                    await self._forward(body)
+                    answer = await self._forward(body)
                 except UPSTREAM_ERRORS as error:
                     step = partial(steps.throw, error)
                 else:
-                    seen = Response(self._exchange.status, self._exchange.headers)
-                    step = partial(steps.send, seen)
+                    step = partial(steps.send, Response(answer.status, answer.headers))
         except StopIteration:
             pass
         finally:
             steps.close()
-        answer = self._from_upstream()
         if moved is None:
             return answer
         status = rewrite.to_v1_status(endpoint, answer.status)
@@ -305,20 +304,24 @@ class _Call:
         headers.append((b"Via", b"1.1 " + gateway.pseudonym))
         if body is not None and incoming.is_chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
-        self._exchange.close()
-        await self._exchange.send(incoming.method, incoming.target.encode("ascii"), headers, body)
-        return self._from_upstream()
-
-    def _from_upstream(self) -> Answer:
-        """The upstream's answer; where it redirects to the upstream, it redirects to us."""
-        exchange = self._exchange
-        drop = b"content-length" if exchange.status == 204 else b""  # RFC 9110, 8.6
+        self._release()
+        connection = await gateway.pool.acquire(self._deadline)
+        self._connection = connection
+        target = incoming.target.encode("ascii")
+        await connection.exchange(incoming.method, target, headers, body)
+        # Where it redirects to the upstream, it redirects to us.
+        drop = b"content-length" if connection.status == 204 else b""  # RFC 9110, 8.6
         headers = [
             (name, self._here(value) if name.lower() == b"location" else value)
-            for name, value in end_to_end(exchange.headers)
+            for name, value in end_to_end(connection.headers)
             if name.lower() != drop
         ]
-        return Answer(exchange.status, headers, exchange.body())
+        return Answer(connection.status, headers, connection.body())
+
+    def _release(self) -> None:
+        if self._connection is not None:
+            self._connection.finish()
+            self._connection = None
 
     def _here(self, location: bytes) -> bytes:
         gateway = self._gateway

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import ssl
+import sys
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -41,21 +42,25 @@ class Connection(asyncio.Protocol):
 
     Reading and writing wait at most ``timeout`` seconds for the other side, and not beyond
     ``deadline`` (the event loop's time): ``TimeoutError``.
+
+    Attributes:
+        status, headers: the answer's, once ``exchange`` has returned.
     """
+
+    status = 0
+    headers: Headers = ()
 
     def __init__(self, pool: Pool, timeout: float) -> None:
         self.http = h11.Connection(h11.CLIENT)
-        self.idle_since = 0.0
         self.deadline = math.inf
-        self._pool = pool
-        self._timeout = timeout
+        self.idle_since = 0.0
+        self._pool, self._timeout = pool, timeout
         self._loop = asyncio.get_running_loop()
         self._received = bytearray()
-        self._ended = False
+        self._ended, self._may_write, self._may_reuse = False, True, True
         self._error: BaseException | None = None
-        self._may_write = True
-        self._reader: asyncio.Future[None] | None = None
-        self._writer: asyncio.Future[None] | None = None
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._sending: asyncio.Task[None] | None = None
 
     # What asyncio calls.
 
@@ -69,35 +74,50 @@ class Connection(asyncio.Protocol):
         self._received += data
         if len(self._received) > _HIGH_WATER:
             self.transport.pause_reading()
-        _wake(self._reader)
+        self._wake()
 
     def eof_received(self) -> None:
-        self._end(None)
+        self.fail(None)
 
     def connection_lost(self, error: BaseException | None) -> None:
-        self._end(error)
+        self.fail(error)
 
     def pause_writing(self) -> None:
         self._may_write = False
 
     def resume_writing(self) -> None:
         self._may_write = True
-        _wake(self._writer)
+        self._wake()
 
-    def _end(self, error: BaseException | None) -> None:
+    def fail(self, error: BaseException | None) -> None:
+        """Nothing more is to come; that error tells whoever waits for it why."""
         self._ended = True
         self._error = self._error or error
         self._pool.forget(self)
-        _wake(self._reader)
-        _wake(self._writer)
+        self._wake()
 
-    # What an exchange calls.
+    def _wake(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _wait(self) -> None:
+        future = self._loop.create_future()
+        self._waiting.add(future)
+        at = min(self._loop.time() + self._timeout, self.deadline)
+        timer = self._loop.call_at(at, _expire, future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            self._waiting.discard(future)
+
+    # What an exchange is made of.
 
     async def read(self) -> bytes:
         """What has arrived; empty at the end."""
-        if not self._received and not self._ended:
-            self._reader = self._loop.create_future()
-            await self._wait(self._reader)
+        while not self._received and not self._ended:
+            await self._wait()
         if not self._received and self._error is not None:
             raise self._error
         if len(self._received) > _HIGH_WATER and not self._ended:
@@ -106,27 +126,47 @@ class Connection(asyncio.Protocol):
         return data
 
     async def write(self, data: bytes) -> None:
+        """Send, and wait where the other side is too slow."""
         if not self._ended:
             self.transport.write(data)
-        if not (self._may_write or self._ended):
-            self._writer = self._loop.create_future()
-            await self._wait(self._writer)
+        while not (self._may_write or self._ended):
+            await self._wait()
 
-    async def _wait(self, future: asyncio.Future[None]) -> None:
-        at = min(self._loop.time() + self._timeout, self.deadline)
-        timer = self._loop.call_at(at, _expire, future)
+    async def exchange(
+        self, method: str, target: bytes, headers: Headers, body: Chunks | None = None
+    ) -> None:
+        """Send a request, and read its answer's head.
+
+        Raises:
+            OSError, h11.RemoteProtocolError: there was no answer, or none of HTTP/1.1.
+        """
+        data = self.http.send(h11.Request(method=method, target=target, headers=list(headers)))
+        assert data is not None  # noqa: S101
+        if body is None:
+            data += self.http.send(h11.EndOfMessage()) or b""
+        await self.write(data)
+        if body is not None:
+            # Beside the reading, as an answer may come before the body has ended.
+            self._sending = asyncio.ensure_future(self._send_body(body))
+        while not isinstance(event := await self._event(), h11.Response):
+            if event.status_code == 101:
+                raise h11.RemoteProtocolError("101 Switching Protocols, which nobody asked for")
+        if event.status_code > 599:
+            raise h11.RemoteProtocolError(f"{event.status_code} is no HTTP status")
+        self.status, self.headers = event.status_code, event.headers.raw_items()
+        # Where a body may not be, one may be all the same; it would be the next answer's start.
+        self._may_reuse = method != "HEAD" and self.status not in (204, 304)
+
+    async def _send_body(self, body: Chunks) -> None:
         try:
-            await future
-        finally:
-            timer.cancel()
+            async with aclosing(body):
+                async for chunk in body:
+                    await self.write(self.http.send(h11.Data(data=chunk)) or b"")
+            await self.write(self.http.send(h11.EndOfMessage()) or b"")
+        except Exception as error:
+            self.fail(error)
 
-    def fail(self, error: BaseException) -> None:
-        """Have whoever waits for an answer be told of that error."""
-        self._end(error)
-        self.close()
-
-    async def event(self) -> Any:
-        """The next event of the answer."""
+    async def _event(self) -> Any:
         while (event := self.http.next_event()) is h11.NEED_DATA:
             data = await self.read()
             if not data and self.http.their_state is h11.SEND_RESPONSE:
@@ -134,109 +174,39 @@ class Connection(asyncio.Protocol):
             self.http.receive_data(data)
         return event
 
-    async def answer_head(self) -> h11.Response:
-        """The head of the answer proper."""
-        while not isinstance(event := await self.event(), h11.Response):
-            if event.status_code == 101:
-                raise h11.RemoteProtocolError("101 Switching Protocols, which nobody asked for")
-        if event.status_code > 599:
-            raise h11.RemoteProtocolError(f"{event.status_code} is no HTTP status")
-        return event
+    async def body(self) -> Chunks:
+        """The answer's body, as it arrives."""
+        while isinstance(event := await self._event(), h11.Data):
+            yield bytes(event.data)
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS from here on, through what is connected already."""
+        """Speak TLS from here on, and HTTP anew."""
         transport = await self._loop.start_tls(self.transport, self, context, server_hostname=host)
-        assert transport is not None  # noqa: S101
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
         self.http = h11.Connection(h11.CLIENT)
 
-    def is_reusable(self) -> bool:
-        """Whether the exchange has ended, and nothing is left of it."""
-        done = self.http.our_state is self.http.their_state is h11.DONE
-        return done and not (self._ended or self._received or self.http.trailing_data[0])
+    def finish(self) -> None:
+        """Have the pool keep it, or close it where anything is left over of the exchange."""
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+        http = self.http
+        left_over = self._received or http.trailing_data[0] or self._ended
+        done = http.our_state is http.their_state is h11.DONE
+        if done and self._may_reuse and not left_over:
+            http.start_next_cycle()
+            self._pool.release(self)
+        else:
+            self.close()
 
     def close(self) -> None:
         self._pool.forget(self)
         self.transport.abort()
 
 
-def _wake(future: asyncio.Future[None] | None) -> None:
-    if future is not None and not future.done():
-        future.set_result(None)
-
-
 def _expire(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_exception(TimeoutError())
-
-
-class Exchange:
-    """A request on its way and the answer to it, or one after the other.
-
-    Attributes:
-        deadline: until when it all has to be over (the event loop's time).
-        sent: whether a request's head has left.
-        status, headers: the answer's, once ``send`` has returned.
-    """
-
-    def __init__(self, pool: Pool) -> None:
-        self.deadline = math.inf
-        self.sent = False
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self._pool = pool
-        self._connection: Connection | None = None
-        self._sending: asyncio.Task[None] | None = None
-        self._bodiless = False
-
-    async def send(self, method: str, target: bytes, headers: Headers, body: Chunks | None) -> None:
-        """Send the request, and read the answer's head.
-
-        Raises:
-            OSError, h11.RemoteProtocolError: no answer came, for want of an upstream or of one
-                that speaks HTTP/1.1; ``sent`` says how far the request got.
-        """
-        self._connection = connection = await self._pool.acquire(self.deadline)
-        head = h11.Request(method=method, target=target, headers=list(headers))
-        data = connection.http.send(head)
-        if body is None:
-            data += connection.http.send(h11.EndOfMessage())
-        self.sent = True
-        await connection.write(data)
-        if body is not None:
-            # Beside the reading, as an answer may come before the body has ended.
-            self._sending = asyncio.ensure_future(self._send_body(connection, body))
-        answer = await connection.answer_head()
-        self.status, self.headers = answer.status_code, answer.headers.raw_items()
-        # Where a body may not be, one may be all the same; it would be the next answer's start.
-        self._bodiless = method == "HEAD" or answer.status_code in (204, 304)
-
-    async def _send_body(self, connection: Connection, body: Chunks) -> None:
-        try:
-            async with aclosing(body):
-                async for chunk in body:
-                    await connection.write(connection.http.send(h11.Data(data=chunk)))
-            await connection.write(connection.http.send(h11.EndOfMessage()))
-        except Exception as error:
-            connection.fail(error)
-
-    async def body(self) -> Chunks:
-        """The answer's body, as it arrives."""
-        assert self._connection is not None  # noqa: S101
-        while isinstance(event := await self._connection.event(), h11.Data):
-            yield bytes(event.data)
-
-    def close(self) -> None:
-        """Give the connection back, or close it where the exchange is not over."""
-        connection, self._connection = self._connection, None
-        if self._sending is not None:
-            self._sending.cancel()
-        if connection is not None:
-            if self._bodiless or not connection.is_reusable():
-                connection.close()
-            else:
-                connection.http.start_next_cycle()
-                self._pool.release(connection)
 
 
 class Pool:
@@ -328,58 +298,45 @@ class Pool:
             )
             if proxy is not None:
                 try:
-                    await (self._socks if proxy.scheme[:5] == "socks" else self._tunnel)(connection)
+                    login = (unquote(proxy.username or ""), unquote(proxy.password or ""))
+                    open_way = self._socks if proxy.scheme[:5] == "socks" else self._tunnel
+                    await open_way(connection, *(part.encode() for part in login))
                     await connection.start_tls(context, self._host)
                 except BaseException:
                     connection.close()
                     raise
         return connection
 
-    async def _tunnel(self, connection: Connection) -> None:
+    async def _tunnel(self, connection: Connection, name: bytes, word: bytes) -> None:
         host = f"[{self._host}]" if ":" in self._host else self._host
         authority = f"{host}:{self._port}".encode()
         headers = [(b"Host", authority)]
-        if self._proxy is not None and self._proxy.username:
-            name, word = unquote(self._proxy.username), unquote(self._proxy.password or "")
-            secret = b64encode(f"{name}:{word}".encode())
-            headers.append((b"Proxy-Authorization", b"Basic " + secret))
-        request = h11.Request(method="CONNECT", target=authority, headers=headers)
-        await connection.write(
-            connection.http.send(request) + connection.http.send(h11.EndOfMessage())
-        )
-        answer = await connection.answer_head()
-        if not 200 <= answer.status_code < 300:
-            raise ConnectionError(f"the proxy answered {answer.status_code} to CONNECT")
+        if name:
+            headers.append((b"Proxy-Authorization", b"Basic " + b64encode(name + b":" + word)))
+        await connection.exchange("CONNECT", authority, headers)
+        if connection.status >= 300:
+            raise ConnectionError(f"the proxy answered {connection.status} to CONNECT")
 
-    async def _socks(self, connection: Connection) -> None:
-        from socksio import socks5
+    async def _socks(self, connection: Connection, name: bytes, word: bytes) -> None:
+        """SOCKS 5, where the proxy resolves the name (RFC 1928; RFC 1929 for the password)."""
+        host = self._host.encode()
+        steps = [
+            (
+                b"\x05\x01" + (b"\x02" if name else b"\x00"),
+                b"\x05" + (b"\x02" if name else b"\x00"),
+            ),
+            (b"\x05\x01\x00\x03" + _counted(host) + self._port.to_bytes(2, "big"), b"\x05\x00"),
+        ]
+        if name:
+            steps.insert(1, (b"\x01" + _counted(name) + _counted(word), b"\x01\x00"))
+        for ask, granted in steps:
+            await connection.write(ask)
+            if not (await connection.read()).startswith(granted):
+                raise ConnectionError("the SOCKS proxy refuses")
 
-        assert self._proxy is not None  # noqa: S101
-        name, word = self._proxy.username, self._proxy.password
-        kind = socks5.SOCKS5AuthMethod
-        method = kind.USERNAME_PASSWORD if name else kind.NO_AUTH_REQUIRED
-        talk = socks5.SOCKS5Connection()
 
-        async def ask(request: Any) -> Any:
-            talk.send(request)
-            await connection.write(talk.data_to_send())
-            return talk.receive_data(await connection.read())
-
-        try:
-            granted = (await ask(socks5.SOCKS5AuthMethodsRequest([method]))).method == method
-            if granted and name:
-                login = unquote(name).encode(), unquote(word or "").encode()
-                granted = (await ask(socks5.SOCKS5UsernamePasswordRequest(*login))).success
-            if granted:
-                target = self._host, self._port
-                request = socks5.SOCKS5CommandRequest.from_address(
-                    socks5.SOCKS5Command.CONNECT, target
-                )
-                granted = (await ask(request)).reply_code == socks5.SOCKS5ReplyCode.SUCCEEDED
-        except Exception as error:
-            raise ConnectionError(f"the SOCKS proxy: {type(error).__name__}") from None
-        if not granted:
-            raise ConnectionError("the SOCKS proxy refuses")
+def _counted(data: bytes) -> bytes:
+    return bytes([len(data)]) + data
 
 
 def _proxy(settings: Settings, host: str) -> Any:
@@ -394,11 +351,8 @@ def _proxy(settings: Settings, host: str) -> Any:
         usable = bool(parts.hostname) and parts.scheme in _PORTS and parts.port != 0
     except ValueError:
         usable = False
+    if usable and parts.scheme == "https" and sys.version_info < (3, 11):
+        raise ConfigurationError(f"{name}: a proxy of https:// needs Python 3.11 or newer")
     if not usable:  # the URL is not shown, as it may hold a password
         raise ConfigurationError(f"{name}: give http://, https:// or socks5://host:port")
-    if parts.scheme[:5] == "socks":
-        try:
-            import socksio  # noqa: F401
-        except ImportError:
-            raise ConfigurationError(f"{name}: a SOCKS proxy needs: pip install socksio") from None
     return parts
