@@ -178,16 +178,20 @@ def wait_for(true: Callable[[], bool]) -> None:
 
 @contextmanager
 def gateway_process(
-    upstream: str, timeout: float = 60, host: str = "127.0.0.1"
+    upstream: str, timeout: float = 60, host: str = "127.0.0.1", *, first: str = "", more: str = ""
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """``serve()`` in a process of its own, and its base URL."""
+    """``serve()`` in a process of its own, and its base URL.
+
+    ``first`` are statements to begin with, ``more`` further arguments.
+    """
     program = f"""
+        {textwrap.dedent(first).strip()}
         import threading
         from revenuebase_compat import Settings
         from revenuebase_compat.adopt.gateway import serve
         serve(
             Settings(timeout={timeout}), upstream={upstream!r}, host={host!r}, port=0,
-            on_ready=lambda url: print(url, flush=True),
+            on_ready=lambda url: print(url, flush=True), {more}
         )
         print(threading.active_count())
     """

@@ -126,8 +126,7 @@ class Gateway:
             in_flight.dec()
             incoming.unwatch()
             seconds = time.perf_counter() - began
-            self.operators.finished(call.endpoint, call.fate, call.status, seconds)
-            self.operators.log_access(incoming, call.status, seconds)
+            self.operators.finished(incoming, call.endpoint, call.fate, call.status, seconds)
             if self.report is not None and call.endpoint and call.fate and call.fate != "passed":
                 what = call.endpoint.call if call.endpoint.method else f"{incoming.method} /v1/…"
                 self.report.record(what, call.fate, "gateway")
@@ -194,7 +193,7 @@ class _Call:
 
     async def _put(self, answer: Answer) -> None:
         self.status, headers, body = answer
-        if self._gateway.stopping:
+        if self._gateway.stopping or self.status == 408:
             headers = [*headers, (b"Connection", b"close")]
         head = {"type": "http.response.start", "status": self.status, "headers": headers}
         await self._send(head)
@@ -282,7 +281,7 @@ class _Call:
         """Have the request be the one of v2 from here on; what is left of its body."""
         incoming = self._incoming
         self.fate = "followed" if self.fate == "left" else "moved"
-        words = f"requests to {endpoint.call} are sent as {endpoint.successor}"
+        words = f"{endpoint.call} is sent as {endpoint.successor}"
         notices.log(("gateway", endpoint.name), "info", words, time.monotonic())
         incoming.method = moved.method
         incoming.target = rewrite.to_v2_target(self._settings.base_url, incoming.target, moved)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -49,28 +49,34 @@ class Operators:
         return generate_latest(self._registry)
 
     def finished(
-        self, endpoint: Endpoint | None, fate: str | None, status: int, seconds: float
+        self,
+        incoming: Incoming,
+        endpoint: Endpoint | None,
+        fate: str | None,
+        status: int,
+        seconds: float,
     ) -> None:
-        """A request has ended; ``status`` 0: its client left before there was an answer."""
+        """A request has ended; ``status`` 0: its client left before there was an answer.
+
+        Its line in the access log never holds query, headers or body.
+        """
         if fate is not None:
             self._requests[endpoint.name if endpoint else "other", fate].inc()
         if status:
             self._answers.labels(status).inc()
         self._seconds.observe(seconds)
-
-    def log_access(self, incoming: Incoming, status: int, seconds: float) -> None:
-        """One line a request: never its query, headers or body."""
         if self._access_log:
-            _ACCESS.info("%s %s %d %.3f s", incoming.method, incoming.path, status, seconds)
+            what = incoming.method, incoming.path, fate or "refused"
+            _ACCESS.info("%s %s %s %d %.3f s", *what, status, seconds)
 
     async def why_not_ready(self) -> str:
         """Why the upstream cannot be reached; empty where TCP and TLS succeed. Sends no request."""
         async with self._checking:
-            if time.monotonic() - self._checked >= READY_FOR:
+            if monotonic() - self._checked >= READY_FOR:
                 self._why_not = ""
                 try:
                     self._pool.release(await self._pool.connect())
                 except UPSTREAM_ERRORS as error:
                     self._why_not = f"{type(error).__name__}: {error}"
-                self._checked = time.monotonic()
+                self._checked = monotonic()
             return self._why_not

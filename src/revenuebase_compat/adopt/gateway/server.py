@@ -30,8 +30,9 @@ from .app import Gateway
 HEAD_TIMEOUT = 20.0
 #: Seconds in which clients learn that a stop has begun, before idle connections are closed.
 LINGER = 1.0
-#: Connections that are accepted in one go, and descriptors for everything else.
-_BATCH, _RESERVED = 64, 64
+#: Connections that are accepted in one go: asyncio may have four times as many in its hands before
+#: it asks us. And descriptors for them and everything else.
+_BATCH, _RESERVED = 16, 128
 
 
 def raise_descriptor_limit() -> int:
@@ -51,7 +52,7 @@ def raise_descriptor_limit() -> int:
         pass
     if soft == resource.RLIM_INFINITY:
         return 100_000
-    return max(1, (soft - _RESERVED - _BATCH) // 2)
+    return max(1, (soft - _RESERVED) // 2)
 
 
 def _limit_hit(what: str) -> None:
@@ -63,6 +64,7 @@ def _protocol(max_connections: int, head_timeout: float) -> type[H11Protocol]:
         """uvicorn's, with a limit on connections, and a time for a head to arrive."""
 
         head_timer: asyncio.TimerHandle | None = None
+        refused = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -72,6 +74,8 @@ def _protocol(max_connections: int, head_timeout: float) -> type[H11Protocol]:
                 self.refuse(503, b"too many connections")
 
         def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing() or self.refused:
+                return
             super().data_received(data)
             between = self.cycle is None or self.cycle.response_complete
             if self.head_timer is not None and not between:
@@ -109,7 +113,13 @@ def _protocol(max_connections: int, head_timeout: float) -> type[H11Protocol]:
                 head = h11.Response(status_code=status, headers=headers)
                 for event in (head, h11.Data(data=body), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(event) or b"")
-            self.transport.close()
+            if status == 503:  # there is no room for it
+                self.transport.close()
+            else:
+                # Closed at once, what was not read yet would have the client lose the answer.
+                self.refused = True
+                self.transport.write_eof()
+                self.loop.call_later(LINGER, self.transport.close)
 
     return Protocol
 
