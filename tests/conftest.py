@@ -1,8 +1,9 @@
-"""A clean process for every test: environment, memories, and nothing that waits."""
+"""A clean process for every test: environment, memories, signals, and nothing that waits."""
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,11 +14,35 @@ from revenuebase_compat.client.memory import memory
 TEST_KEY = "rb_test_sandbox"
 
 
+#: Seconds for a slow test, which may have to fill an environment from the package index.
+SLOW_TIMEOUT = 1200
+
+# What a background job (`pytest &`) or `nohup` ignores, every child would ignore as well: a signal
+# that has a handler here is a default one again in whatever is executed.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        ours = signal.default_int_handler if number is signal.SIGINT else lambda *_: None
+        signal.signal(number, ours)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> Iterator[None]:
+    """Before all else, as fixtures of whole modules make clients and servers, too."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in list(os.environ):
+            if name.startswith("REVENUEBASE_") or name.lower().endswith("_proxy"):
+                monkeypatch.delenv(name)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in list(os.environ):
-        if name.startswith("REVENUEBASE_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+def clean_process() -> Iterator[None]:
     memory.reset()
     yield
     memory.reset()

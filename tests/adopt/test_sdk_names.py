@@ -6,39 +6,62 @@ import json
 import os
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
+from revenuebase_compat.adopt import sdk_names
+from revenuebase_compat.core.endpoints import ENDPOINTS, START
 from revenuebase_compat.core.rollout import bucket
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.support import AFTER, BEFORE, SUNSET
 from tests.support.environments import environment
+from tests.support.programs import GONE, Retiring, lines
 
 pytestmark = pytest.mark.slow
 
 KEY = "rb_test_sandbox"
-PROGRAMS = Path(__file__).parents[1] / "programs" / "vendor"
-GONE = {"REVENUEBASE_V1_SUNSET": "2000-01-01"}
+PROGRAM = str(Path(__file__).parents[1] / "programs" / "vendor" / "sdk.py")
 
 #: What the code was written for, the release it runs on, and what comes of it without us.
 PAIRS = [
     ("0.1.0", "0.1.0", '"status": 410'),
-    ("0.2.1", "0.2.0", '"status": 410'),
+    ("0.2.0", "0.2.0", '"status": 410'),
     ("0.2.1", "0.2.1", '"status": 410'),
-    ("0.1.0", "0.2.1", "AttributeError"),
-    ("0.1.0", "0.3.0", "AttributeError"),
-    ("0.2.1", "0.3.0", "AttributeError"),
+    ("0.1.0", "0.2.1", "no attribute 'user_operations'"),
+    ("0.1.0", "0.3.0", "cannot import name 'CreditsResponse'"),
+    ("0.2.0", "0.3.0", "cannot import name 'CreditsResponse'"),
+    ("0.2.1", "0.3.0", "cannot import name 'CreditsResponse'"),
 ]
+every_pair = pytest.mark.parametrize(("written_for", "installed"), [pair[:2] for pair in PAIRS])
+either_way = pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
+
+#: The workflow of the vendor's README, with job 7 worked off and job 8 not, and the calls of v1.
+STEPS = {
+    "credits": "credits",
+    "verify=ann@acme.com": "verify",
+    "upload=emails.csv": "upload",
+    "status=@": "status",
+    "list": "list",
+    "cancel=@": "cancel",
+    "cancel=@ again": "cancel",
+    "cancel=7": "cancel",
+    "download=7": "download",
+    "download=8": "download",
+    "verify=nonsense": "verify",
+    "rotate": "rotate_key",
+    "status=7": "status",
+}
+BY_NAME = {one.name: one for one in ENDPOINTS}
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    jobs = {42: "QUEUED", 43: "QUEUED", 7: "COMPLETED"}
-    with Sandbox(api_key=KEY, jobs=jobs, now=AFTER, sunset=SUNSET) as running:
-        yield running
+def sandbox(kind: type[Sandbox] = Sandbox, **options: Any) -> Sandbox:
+    jobs = {job: "COMPLETED" if job == 7 else "QUEUED" for job in (7, 8, 42, 43, 44)}
+    return kind(**{"api_key": KEY, "jobs": jobs, "sunset": SUNSET, **options})
 
 
 def python(installed: str) -> Path:
@@ -62,154 +85,324 @@ def run(
             **GONE,
             **more,
         },
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
     )
 
 
-def program(written_for: str) -> str:
-    return str(PROGRAMS / f"sdk_{written_for.replace('.', '_')}.py")
+def program(written_for: str, use_async: bool = False) -> list[str]:
+    return [PROGRAM, written_for, *(["--async"] if use_async else [])]
 
 
-def lines(done: subprocess.CompletedProcess[str]) -> list[Any]:
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def steps(names: Sequence[str]) -> list[str]:
+    return [name.partition(" ")[0] for name in names]
 
 
 def served(sandbox: Sandbox) -> list[tuple[str, str]]:
     return [(request.method, request.path) for request in sandbox.requests]
 
 
-@pytest.mark.parametrize("use_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize(("written_for", "installed", "failure"), PAIRS)
-def test_code_for_one_release_cancels_on_another(
-    written_for: str, installed: str, failure: str, use_async: bool, sandbox: Sandbox
-) -> None:
-    arguments = [program(written_for), *(["--async"] if use_async else [])]
+def arrives(step: str, version: str, uploaded: int) -> tuple[str, str]:
+    """Method and path that a step is to arrive with."""
+    endpoint = BY_NAME[STEPS[step]]
+    if version == "v1":
+        return endpoint.method, endpoint.path
+    assert endpoint.v2_method is not None
+    assert endpoint.v2_path is not None
+    return endpoint.v2_method, endpoint.v2_path.format(process_id=job_of(step, uploaded))
 
-    without = run(installed, *arguments, "42", sandbox=sandbox, with_us=False)
-    assert failure in without.stdout + without.stderr
-    assert sandbox.jobs[42].status == "QUEUED"
-    sandbox.requests.clear()
 
-    cancelled, again, finished = lines(run(installed, *arguments, "42", "42", "7", sandbox=sandbox))
-    [looked] = lines(run(installed, *arguments, "--status", "43", sandbox=sandbox))
-    assert cancelled == {
-        "process_id": 42,
-        "filename": "job-42.csv",
-        "current_status": "CANCELLING",
-        "message": "Job is being cancelled.",
-    }
-    assert [again["error"], again["status"]] == ["BadRequestError", 400]
-    assert "already_cancelled" in json.dumps(again)
-    assert "not_cancellable" in json.dumps(finished)
-    assert (looked["process_id"], looked["current_status"]) == (43, "QUEUED")
-    assert served(sandbox) == [
-        *[("POST", "/v2/jobs/42/cancel")] * 2,
-        ("POST", "/v2/jobs/7/cancel"),
-        ("GET", "/v2/jobs/43"),
+def job_of(step: str, uploaded: int) -> str:
+    return step.partition("=")[2].partition(" ")[0].replace("@", str(uploaded))
+
+
+@cache
+def as_v1_answers(written_for: str) -> tuple[list[Any], int]:
+    """What the code is told on its own release by a living v1, and the job that it uploads."""
+    with sandbox(now=BEFORE) as living:
+        done = run(
+            written_for,
+            *(*program(written_for), *steps([*STEPS])),
+            sandbox=living,
+            with_us=False,
+        )
+        found = lines(done)
+        [uploaded] = [
+            one["answer"]["process_id"] for one in found if one["step"] == "upload=emails.csv"
+        ]
+        assert served(living) == [arrives(step, "v1", uploaded) for step in STEPS]
+    refused = [(one["step"], one["error"], one["status"]) for one in found if "error" in one]
+    assert refused == [
+        ("cancel=@", "BadRequestError", 400),
+        ("cancel=7", "BadRequestError", 400),
+        ("download=8", "BadRequestError", 400),
+        ("verify=nonsense", "UnprocessableEntityError", 422),
     ]
+    return found, uploaded
 
 
+@either_way
+@pytest.mark.parametrize(("written_for", "installed", "failure"), PAIRS)
+def test_code_for_one_release_does_all_its_work_on_another(
+    written_for: str, installed: str, failure: str, use_async: bool
+) -> None:
+    expected, uploaded = as_v1_answers(written_for)
+    arguments = [*program(written_for, use_async), *steps([*STEPS])]
+    with sandbox(now=AFTER) as retired:
+        without = run(installed, *arguments, sandbox=retired, with_us=False)
+        assert failure in without.stdout + without.stderr
+        assert '"answer"' not in without.stdout
+        retired.requests.clear()
+
+        assert lines(run(installed, *arguments, sandbox=retired)) == expected
+        assert served(retired) == [arrives(step, "v2", uploaded) for step in STEPS]
+
+
+@either_way
+@every_pair
 @pytest.mark.parametrize("share", [0, 50, 100])
-@pytest.mark.parametrize(("written_for", "installed"), [pair[:2] for pair in PAIRS[:3]])
-def test_before_the_sunset_the_share_decides(written_for: str, installed: str, share: int) -> None:
-    jobs = range(1, 13)
-    with Sandbox(api_key=KEY, jobs=jobs, now=BEFORE, sunset=SUNSET) as sandbox:
+def test_before_the_sunset_the_share_decides_as_long_as_the_release_speaks_v1(
+    written_for: str, installed: str, use_async: bool, share: int
+) -> None:
+    expected, uploaded = as_v1_answers(written_for)
+    with sandbox(now=BEFORE) as living:
         done = run(
             installed,
-            *(program(written_for), *map(str, jobs)),
-            sandbox=sandbox,
+            *(*program(written_for, use_async), *steps([*STEPS])),
+            sandbox=living,
             REVENUEBASE_V1_SUNSET="2999-01-01",
             REVENUEBASE_V2_ROLLOUT=str(share),
         )
-        answers = lines(done)
-        assert [one["process_id"] for one in answers] == [*jobs]
-        assert {one["current_status"] for one in answers} == {"CANCELLING"}
-        moved = [bucket("", job) < share for job in jobs]
-        assert [one.version for one in sandbox.requests] == ["v2" if yes else "v1" for yes in moved]
-        assert len(set(moved)) == (2 if share == 50 else 1)
+        assert lines(done) == expected
+        v2_only = installed == "0.3.0"
+        moved = [
+            bucket("", int(job_of(step, uploaded))) < share
+            if BY_NAME[name].names_job
+            else share == 100
+            for step, name in STEPS.items()
+        ]
+        assert served(living) == [
+            arrives(step, "v2" if yes or v2_only else "v1", uploaded)
+            for step, yes in zip(STEPS, moved, strict=True)
+        ]
 
 
-NAMES = """
-import inspect, json, warnings
-from revenuebase_sdk import AsyncRevenuebaseClient, RevenuebaseClient
-from revenuebase_compat import ApiDeprecationWarning
+@pytest.mark.parametrize("after", [1, 3, 6, 11])
+@pytest.mark.parametrize(("written_for", "installed"), [pair[:2] for pair in PAIRS[:4]])
+def test_v1_ends_in_the_middle_of_the_work(written_for: str, installed: str, after: int) -> None:
+    expected, uploaded = as_v1_answers(written_for)
+    with sandbox(Retiring) as retiring:
+        assert isinstance(retiring, Retiring)
+        retiring.ends_after = after
+        arguments = [*program(written_for), *steps([*STEPS])]
+        done = run(installed, *arguments, sandbox=retiring, REVENUEBASE_V1_SUNSET="2999-01-01")
+        assert lines(done) == expected
+        names = [*STEPS]
+        assert served(retiring) == [
+            *(arrives(step, "v1", uploaded) for step in names[: after + 1]),
+            *(arrives(step, "v2", uploaded) for step in names[after:]),
+        ]
 
-found = []
-with RevenuebaseClient() as client:
-    for name in NAMES:
-        resource = getattr(client, name)
-        for attribute in (*SUCCESSORS, "whatever"):
-            try:
-                getattr(resource, attribute)
-            except AttributeError as error:
-                found.append(str(error))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            resource.cancel_batch(process_id=JOB)
-        [warning] = caught
-        assert warning.category is ApiDeprecationWarning
-        assert warning.filename == "<string>", warning
+
+@either_way
+@every_pair
+def test_what_v2_cannot_do_says_so_at_the_callers_line(
+    written_for: str, installed: str, use_async: bool
+) -> None:
+    arguments = [*program(written_for, use_async), "credits", "start=emails.csv"]
+    with sandbox(now=AFTER) as retired:
+        done = run(installed, *arguments, sandbox=retired)
+        credits, *failure = [json.loads(line) for line in done.stdout.splitlines()]
+    assert credits["answer"].keys() == {"credits"}
+    if written_for[:3] == installed[:3]:  # its own release sends it, and v1 has ended
+        assert failure[0]["status"] == 410
+        assert "POST /v1/batch-process-email" in done.stderr
+    else:
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("AttributeError: client.")
+    assert "upload" in done.stderr
+
+
+PRELUDE = """
+import inspect, json, sys, warnings
+from importlib import import_module
+import revenuebase_sdk
+from revenuebase_compat import ApiDeprecationWarning, adopt
+from revenuebase_compat.adopt import sdk_names
+from packaging.version import Version
+
+sync, asynchronous = revenuebase_sdk.RevenuebaseClient, revenuebase_sdk.AsyncRevenuebaseClient
+installed = Version(revenuebase_sdk.__version__)
+resources = {name.partition(".")[0] for name in sdk_names.covered(installed) if "." in name}
+def error_of(call):
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+"""
+
+
+def code(text: str, installed: str, with_us: bool = True, **more: str) -> list[Any]:
+    """What that Python prints; it needs no server."""
+    with sandbox(now=AFTER) as retired:
+        text = PRELUDE + textwrap.dedent(text)
+        return lines(run(installed, "-c", text, sandbox=retired, with_us=with_us, **more))
+
+
+@pytest.mark.parametrize("installed", ["0.2.0", "0.2.1", "0.3.0"])
+def test_every_call_gives_one_notice_and_warns_at_the_callers_line(installed: str) -> None:
+    text = """
+        client, said = sync(), {}
+        for name, target in sdk_names.covered(installed).items():
+            if target is None or "." not in name:
+                continue
+            resource, _, method = name.partition(".")
+            given = {"process_id": 7}
+            if method in ("get_credits", "rotate_api_key", "list_queued"):
+                given = {}
+            elif method == "batch_upload":
+                given = {"file": b"email\\n", "filename": "emails.csv"}
+            elif "email" in method:
+                given = {"email": "ann@acme.com"}
+            for _ in range(2):
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", ApiDeprecationWarning)
+                    call = getattr(getattr(client, resource), method)
+                    try:
+                        found = call(**given)  # here
+                    except revenuebase_sdk.BadRequestError:
+                        pass  # job 7 is not to be cancelled
+                    else:
+                        if method == "rotate_api_key":
+                            client = client.with_options(api_key=found.api_key)
+                here = [one for one in caught if "is gone from" in str(one.message)]
+                said[name] = [str(one.message) for one in here]
+                assert [one.filename for one in here] == ["<string>"], caught
+                assert {one.category for one in here} == {ApiDeprecationWarning}
+            assert "takes 1 positional argument" in error_of(lambda: call(7))
+        print(json.dumps(said))
+        """
+    with sandbox(now=AFTER) as retired:
+        done = run(installed, "-c", PRELUDE + textwrap.dedent(text), sandbox=retired)
+    [said] = lines(done)
+    covered = sdk_names.covered(Version(installed))
+    assert [*said] == [name for name, target in covered.items() if target and "." in name]
+    for name, [message] in said.items():
+        assert message.startswith(f"client.{name}() is gone from revenuebase-sdk {installed}: ")
+        assert f"client.{covered[name]}()" in message
+        assert done.stderr.count(f"client.{name}() is gone") == 1
+
+
+@pytest.mark.parametrize("installed", ["0.2.1", "0.3.0"])
+def test_names_look_as_they_did(installed: str) -> None:
+    text = """
+        for client in (sync(), asynchronous()):
+            for name in resources - {"company_resolver"}:
+                resource = getattr(client, name)
+                assert resource is getattr(client, name)
+                assert resource is not getattr(client.with_options(timeout=5.0), name)
+                assert type(resource).__name__.endswith("Resource")
+                assert not hasattr(type(client), name)
+                assert not hasattr(resource, "batch_start")
+                assert not hasattr(resource, "whatever")
+                # A test double stays.
+                setattr(resource, "get_credits", lambda: 12)
+                assert getattr(client, name).get_credits() == 12
+                setattr(client, name, "the application's own")
+                assert getattr(client, name) == "the application's own"
+            assert not hasattr(client, "company_resolver")
+        print(json.dumps(error_of(lambda: sync().company_resolver)))
+        """
+    [refused] = code(text, installed)
+    assert refused.startswith(
+        "AttributeError: client.company_resolver is gone from revenuebase-sdk"
+    )
+    assert "client.organization" in refused
+
+
+EXPORTS = """
+import importlib, json, pkgutil, revenuebase_sdk
+found = {}
+for one in pkgutil.walk_packages(revenuebase_sdk.__path__, "revenuebase_sdk."):
+    if not any(part.startswith("_") for part in one.name.split(".")):
         try:
-            resource.cancel_batch(JOB)  # keyword only, as it was
-        except TypeError:
-            pass
-        else:
-            raise SystemExit("a positional argument was taken")
-        JOB += 1
-        assert not hasattr(RevenuebaseClient, name)
-        assert name not in dir(client.with_options(timeout=5.0).jobs)
-assert inspect.iscoroutinefunction(AsyncRevenuebaseClient().jobs.cancel)
+            module = importlib.import_module(one.name)
+        except ImportError:  # an extra of theirs
+            continue
+        found[one.name] = [*getattr(module, "__all__", [])] or [
+            name for name, value in vars(module).items()
+            if name[0] != "_" and getattr(value, "__module__", "").startswith("revenuebase_sdk")
+        ]
+found["revenuebase_sdk"] = revenuebase_sdk.__all__
 print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize(("installed", "gone"), [("0.2.1", 1), ("0.3.0", 2)])
-def test_every_other_name_says_what_its_successor_is(
-    installed: str, gone: int, sandbox: Sandbox
-) -> None:
-    successors = {
-        "get_credits": "client.account.balance()",
-        "rotate_api_key": "client.account.rotate_api_key()",
-        "process_email": "client.email.verify()",
-        "validate_email": "client.email.verify()",
-        "batch_upload": "client.email.batch_upload()",
-        "batch_start": "client.email.batch_upload()",
-        "list_queued": "client.jobs.list()",
-        "download_batch": "client.jobs.download()",
-    }
-    names = ["email_processing", "v1"][:gone]
-    given = f"NAMES, SUCCESSORS, JOB = {names!r}, {[*successors]!r}, 42\n"
-    done = run(installed, "-c", given + NAMES, sandbox=sandbox)
-    [messages] = lines(done)
-    assert len(messages) == gone * (len(successors) + 1)
-    for name, message in zip([*successors, "whatever"] * gone, messages, strict=True):
-        assert installed in message
-        assert successors.get(name, "no successor is published") in message
-    # A successor that is named is one that there is.
-    check = "from revenuebase_sdk import *\nfrom revenuebase_sdk import RevenuebaseClient\n"
-    check += "client = RevenuebaseClient()\n"
-    check += "".join(f"{call.removesuffix('()')}\n" for call in successors.values())
-    assert run(installed, "-c", check, sandbox=sandbox, with_us=False).returncode == 0
-    assert served(sandbox) == [("POST", f"/v2/jobs/{42 + job}/cancel") for job in range(gone)]
-    assert done.stderr.count("is forwarded to client.jobs.cancel()") == gone
-
-
-def test_a_name_that_is_there_stays_what_it_is(sandbox: Sandbox) -> None:
-    code = """
-        from revenuebase_compat import adopt
-        import revenuebase_sdk
-        before = dict(vars(revenuebase_sdk.RevenuebaseClient))
-        adopt.install()
-        adopt.install()
-        client = revenuebase_sdk.RevenuebaseClient()
-        assert type(client.v1).__name__ == "V1Resource"
-        client.v1 = client.email_processing = "the application's own"
-        assert (client.v1, client.email_processing) == ("the application's own",) * 2
-        adopt.uninstall()
-        assert dict(vars(revenuebase_sdk.RevenuebaseClient)) == before
+@pytest.mark.parametrize("installed", ["0.2.0", "0.2.1", "0.3.0"])
+@pytest.mark.parametrize("written_for", ["0.1.0", "0.2.0", "0.2.1"])
+def test_what_a_release_exported_can_be_imported(written_for: str, installed: str) -> None:
+    with sandbox(now=AFTER) as retired:
+        [exported] = lines(run(written_for, "-c", EXPORTS, sandbox=retired, with_us=False))
+    assert len(exported) > 4
+    text = """
+        missing = []
+        for module, names in EXPORTED.items():
+            for name in names:
+                if error_of(lambda: exec(f"from {module} import {name}")):
+                    missing.append(name)
+        exec("from revenuebase_sdk import *")
+        print(json.dumps([missing, "CreditsResponse" in dir()]))
         """
-    done = run("0.2.1", "-c", textwrap.dedent(code), sandbox=sandbox, with_us=False)
-    assert done.returncode == 0, done.stderr
+    text = text.replace("EXPORTED", repr(exported))
+    [[missing, starred]] = code(text, installed)
+    assert (missing, starred) == ([], True)
+    [[missing, starred]] = code(text, installed, with_us=False)
+    assert bool(missing) == (written_for[:3] != installed[:3])
+    assert starred == (installed != "0.3.0")
+
+
+@pytest.mark.parametrize("installed", ["0.1.0", "0.2.1", "0.3.0"])
+def test_uninstall_leaves_everything_as_it_was(installed: str) -> None:
+    text = """
+        def state():
+            modules = {n: m for n, m in sys.modules.items() if n.startswith("revenuebase_sdk")}
+            kinds = {"sync": sync, "asynchronous": asynchronous}
+            return {name: dict(vars(owner)) for name, owner in {**modules, **kinds}.items()}
+        import revenuebase_sdk.resources, revenuebase_sdk.types
+        before = state()
+        for _ in range(2):
+            adopt.install()
+            adopt.install()
+            assert (state() == before) == (installed < Version("0.2")), installed
+            adopt.uninstall()
+            assert state() == before
+        print(json.dumps(True))
+        """
+    assert code(text, installed, with_us=False) == [True]
+
+
+@pytest.mark.parametrize("installed", ["0.2.1", "0.3.0"])
+def test_a_warning_made_an_error_comes_before_anything_is_sent(installed: str) -> None:
+    with sandbox(now=AFTER) as retired:
+        arguments = ["-W", "error", *program("0.1.0"), "rotate"]
+        done = run(installed, *arguments, sandbox=retired)
+        assert served(retired) == []
+    assert done.returncode == 1
+    assert "ApiDeprecationWarning: client.user_operations.rotate_api_key()" in done.stderr
+
+
+def test_covered_tells_what_a_release_lacks_and_what_stands_in() -> None:
+    assert sdk_names.covered(Version("0.1.0")) == {}
+    of_0_2, of_0_3 = (sdk_names.covered(Version(one)) for one in ("0.2.1", "0.3.0"))
+    assert of_0_2["email_processing.validate_email"] == "v1.process_email"
+    assert of_0_3["email_processing.validate_email"] == of_0_3["v1.process_email"] == "email.verify"
+    assert of_0_3["CreditsResponse"] == "UsageResponse"
+    refused = {name for name, target in of_0_3.items() if target is None}
+    assert refused == {
+        *("company_resolver.resolve", "company_resolver.discover"),
+        *("email_processing.batch_start", "v1.batch_start"),
+    }
+    assert sdk_names.CALLS.keys() == {*ENDPOINTS}
+    assert sdk_names.CALLS[START][2] is None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,7 +19,7 @@ import pytest
 from revenuebase_compat.cli.main import main
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.conftest import TEST_KEY
-from tests.support.fault_server import FaultServer
+from tests.support.fault_server import FaultServer, respond
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -29,6 +32,9 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env=clean | environ,
         check=False,
     )
+
+
+JOB = {"process_id": 1, "filename": "1.csv", "current_status": "CANCELLING", "message": ""}
 
 
 def test_cancel_in_the_sandbox() -> None:
@@ -50,7 +56,7 @@ def test_a_wait_that_is_over_says_so() -> None:
     with Sandbox(jobs=[42]) as sandbox:
         where = {"BASE_URL": sandbox.base_url, "API_KEY": sandbox.api_key}
         variables = {f"REVENUEBASE_{name}": value for name, value in where.items()}
-        done = run("cancel", "42", "--wait", "0.1", **variables)
+        done = run("cancel", "42", "--wait-timeout", "0.1", **variables)
     assert done.returncode == 0, done.stderr
     assert "is CANCELLING" in done.stdout
     assert done.stdout.endswith("; it had not ended in 0.1 s\n")
@@ -90,6 +96,9 @@ def test_json_is_one_object_a_line_for_every_job(
     assert second == {
         "process_id": 2,
         "ok": False,
+        "version": "v2",
+        "reason": "SUNSET",
+        "attempts": 1,
         "error": "NotCancellableError",
         "code": "not_cancellable",
         "message": second["message"],
@@ -119,6 +128,70 @@ def test_route(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_route_with_a_flag_of_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "flagmod.py").write_text("def flag(context): return context.process_id == 1\n")
+    (tmp_path / "httpx.py").write_text("raise SystemExit('it hid a library')\n")
+    script = Path(sys.executable).with_name("revenuebase-compat")
+    clean = {name: value for name, value in os.environ.items() if "REVENUEBASE" not in name}
+    command = [str(script), "route", "1", "2", "--at", "2026-06-01"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=clean | {"REVENUEBASE_V2_FLAG": "flagmod:flag"},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert [line.split(": ")[1] for line in done.stdout.splitlines()] == ["v2 (FLAG)", "v1 (FLAG)"]
+    missing = clean | {"REVENUEBASE_V2_FLAG": "flagmot:flag"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=missing, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert "No module named 'flagmot'" in done.stderr
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_wrong_key_stops_the_run(
+    server: FaultServer, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    server.always(respond(status))
+    assert main(["cancel", "--json", "--yes", *map(str, range(1, 51))]) == 1
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert sorted(row["process_id"] for row in rows) == [*range(1, 51)], "one for each"
+    fates = Counter(row["error"] for row in rows)
+    name = {401: "AuthenticationError", 403: "PermissionDeniedError"}[status]
+    assert set(fates) == {name, "not_started"}
+    assert fates[name] == len(server.seen) <= 8, "no more than may be under way"
+    left = next(row for row in rows if row["error"] == "not_started")
+    assert left == {
+        "process_id": left["process_id"],
+        "ok": False,
+        "version": None,
+        "reason": None,
+        "attempts": 0,
+        "error": "not_started",
+        "code": None,
+        "message": "stopped before it was sent",
+        "outcome_unknown": False,
+    }
+    assert re.search(
+        rf"with {fates[name]} of 50 jobs done, {fates['not_started']} not started: "
+        "the key was refused\n",
+        err,
+    )
+
+
+def test_a_key_that_is_refused_later_stops_the_run_as_well(
+    server: FaultServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.script_for(1, respond(200, {**JOB, "process_id": 1}))
+    server.script_for(2, respond(401))
+    assert main(["cancel", "--yes", *map(str, range(1, 101))]) == 1
+    _, err = capsys.readouterr()
+    assert len(server.seen) < 30
+    assert "1 AuthenticationError" in err
+    assert "not started: the key was refused" in err
+
+
 def test_route_where_v1_is_retired(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,7 +214,6 @@ def test_route_where_v1_is_retired(
         (["sandbox", "--port", "70000"], {}, "'70000' is no port"),
         (["sandbox", "--now", "soon"], {}, "'soon' is no date"),
         (["cancle", "42"], {}, "cancle"),
-        ([], {}, "COMMAND"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
@@ -187,7 +259,7 @@ def test_sandbox_serves_until_told_to_stop() -> None:
         assert it.wait(10) == 0
         assert time.monotonic() - started < 5
         assert it.stderr is not None
-        assert it.stderr.read() == "serving until Ctrl-C\n"
+        assert it.stderr.read() == "serving until Ctrl-C\nPOST /v1/cancel-process 200\n"
 
 
 def test_a_port_in_use_is_said_plainly() -> None:
@@ -206,4 +278,6 @@ def test_without_its_extra_the_sandbox_names_what_to_install() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "pip install 'revenuebase-compat[sandbox]'" in done.stderr
+    assert "pip install 'fastapi>=" in done.stderr
+    assert "'uvicorn>=" in done.stderr
+    assert "revenuebase-compat[" not in done.stderr

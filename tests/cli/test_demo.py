@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(jobs=range(1, 100)) as sandbox:
+    with Sandbox(jobs=range(1, 100), queued_for=0, processing_for=0) as sandbox:
         yield sandbox
 
 
@@ -43,21 +43,17 @@ def test_each_line_is_what_the_sandbox_saw(
     ]
     assert f"\n{len(sandbox.requests)} requests, everything as told\n" in told
 
-    # Who was told CANCELLING is so in the sandbox's books, and nobody else is.
-    calls: list[str] = []
-    for call, *_rest, got in rows:
-        calls.append(call or calls[-1])
-        if (got or "").startswith("CANCELLING"):
-            assert sandbox.jobs[_job(calls[-1])].status == "CANCELLING"
-    cancelled = {_job(call) for call in calls}
-    assert {job for job, at in sandbox.jobs.items() if at.status != "QUEUED"} == cancelled
+    # Who was told CANCELLING is so in the sandbox's books, and nobody else is; what was uploaded
+    # is done, and the credits are those of two addresses, each checked alone and in a file.
+    cancelled = {job for job, at in sandbox.jobs.items() if at.status == "CANCELLING"}
+    assert cancelled == {1, 2, 3, 4, 41, 42, 43, 44, 45, 46}
+    assert told.count("CANCELLING") == len(cancelled) + 1  # and once from the books
+    assert [sandbox.jobs[job].status for job in (100, 101)] == ["COMPLETED"] * 2
+    assert len(sandbox.jobs) == 101
+    assert sandbox.credits == 1000 - 4
     # Where nobody watches, nothing waits but the client, once, for the lost answer.
     assert len(slept) == 1
     assert slept[0] <= 0.5
-
-
-def _job(call: str) -> int:
-    return int(call.rstrip(")").partition("(")[2])
 
 
 def test_the_story(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +62,11 @@ def test_the_story(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(len(line) < 80 for line in told.splitlines())
     story = [
         "\n2026-06-01",
+        "nightly.py 41\n",
+        "GET /v1/credits                        200        1000 credits\n",
+        "POST /v1/batch-process-email-status    200        COMPLETED\n",
+        "POST /v1/batch-download                200        ada@example.com,Valid\n",
+        "POST /v1/cancel-process                200        CANCELLING\n",
         "cancel_job(42)  POST /v1/cancel-process  200        CANCELLING, v1 (DEFAULT)",
         "WARNING:revenuebase_compat:RevenueBase API v1 ends on 2026-07-07",
         "\n2026-06-15  v2_rollout=50",
@@ -75,13 +76,23 @@ def test_the_story(capsys: pytest.CaptureFixture[str]) -> None:
         "cancel_job(43)  POST /v1/cancel-process  410\n",
         "POST /v2/jobs/43/cancel  200        CANCELLING, v2 (V1_GONE)",
         "\n2026-07-07",
-        "old_script(44)  POST /v1/cancel-process  410        410 Gone",
-        "API v1 is retired. Use /v2/ instead.",
+        "nightly.py 44\n",
+        "GET /v1/credits                        410\n",
+        '410 Gone: {"detail":"API v1 is retired. Use /v2/ instead."}',
         "cancel_job(44)  POST /v2/jobs/44/cancel  200        CANCELLING, v2 (SUNSET)",
-        "cancel_job(45)  POST /v2/jobs/45/cancel  no answer\n",
-        "POST /v2/jobs/45/cancel  400\n",
-        "GET /v2/jobs/45          200        CANCELLING, v2 (SUNSET)",
-        "job 45 in the sandbox's own books: CANCELLING",
+        "\n2026-07-07  revenuebase-compat run --report FILE -- python nightly.py 45",
+        "nightly.py 45\n",
+        "GET /v2/account/balance                200        998 credits\n",
+        "POST /v2/email/verify                  200        Valid\n",
+        "POST /v2/email/verify/batch            200        PROCESSING QUEUED\n",
+        "GET /v2/jobs/101                       200        COMPLETED\n",
+        "GET /v2/jobs/101/download              200        ada@example.com,Valid\n",
+        "POST /v2/jobs/45/cancel                200        CANCELLING\n",
+        "its report: 6 of 6 requests moved to v2\n",
+        "cancel_job(46)  POST /v2/jobs/46/cancel  no answer\n",
+        "POST /v2/jobs/46/cancel  400\n",
+        "GET /v2/jobs/46          200        CANCELLING, v2 (SUNSET)",
+        "job 46 in the sandbox's own books: CANCELLING",
     ]
     found = [told.find(part) for part in story]
     assert -1 not in found, story[found.index(-1)]
@@ -144,4 +155,4 @@ def test_without_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.count("\n") == 1, done.stderr
-    assert "pip install 'revenuebase-compat[sandbox]'" in done.stdout
+    assert "the sandbox needs what is not installed: pip install 'fastapi>=" in done.stdout

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from revenuebase_compat.cli import doctor
-from revenuebase_compat.cli.doctor import Finding
+from revenuebase_compat.cli import findings
+from revenuebase_compat.cli.findings import Finding
+from revenuebase_compat.cli.main import main
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, BEFORE
 from tests.support.environments import environment
@@ -32,7 +33,7 @@ DEFAULTS = {
 
 def report(about: str, now: datetime = AFTER, **environ: str) -> dict[str, Finding]:
     given = {f"REVENUEBASE_{name.upper()}": value for name, value in environ.items()}
-    return {item.name: item for item in doctor.report(given, now) if item.about == about}
+    return {item.name: item for item in findings.report(given, now) if item.about == about}
 
 
 def test_the_settings_and_where_they_come_from() -> None:
@@ -197,7 +198,7 @@ def test_lines_and_exit_code(
     for name, value in {"REVENUEBASE_V1_SUNSET": "2000-01-01", **environ}.items():
         monkeypatch.setenv(name, value)
 
-    assert doctor.main(json=as_json) == code
+    assert main(["doctor", *["--json"] * as_json]) == code
     out, err = capsys.readouterr()
     assert err == ""
     assert TEST_KEY not in out

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,83 +24,13 @@ from revenuebase_compat import (
     NotCancellableError,
     TransportError,
 )
-from revenuebase_compat.cli.journal import Journal, read_ids
+from revenuebase_compat.cli.journal import Journal
 from revenuebase_compat.cli.main import main
-from revenuebase_compat.cli.output import span
+from revenuebase_compat.cli.progress import span
+from revenuebase_compat.cli.records import record
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, UTC
 from tests.support.fault_server import FaultServer, drop, respond
-
-# --- ids ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "1\n2\n3\n",
-        "1\r\n2\r\n3",
-        "1\r2\r3\r",
-        "\n# wanted by sales\n 1 \n\n\t2\n  # and these\n3\n\n",
-        "process_id\n1\n2\n3\n",
-        "file,process_id,owner\na.csv,1,x\nb.csv,2,y\nc.csv,3\n",
-        'process_id,file\r\n"1","a, b.csv"\r\n"2","say ""no"".csv"\r\n 3 , c.csv\r\n',
-        "\n# exported today\nfile, process_id\n\na, 1\n# not this one\nb, 2\nc, 3\n",
-        'note,process_id\n"two\nlines",1\nx,2\n"and\n\nthree",3\n',
-        "file;process_id\na,b.csv;1\nc.csv;2\nd.csv;3\n",
-        '"file\tname"\tprocess_id\na\t1\nb\t2\nc\t3\n',
-        '"a,b",process_id\nx,1\ny,2\nz,3\n',
-        '{"process_id": 1}\n{"process_id": "2", "ok": false}\n\n 3 \n',
-        '{"file": "a\x85b\u2028c", "process_id": 1}\n{"process_id": 2}\r\n{"process_id": 3}',
-    ],
-)
-def test_ids_in_every_form(text: str) -> None:
-    assert list(read_ids(text, "ids")) == [1, 2, 3]
-
-
-@pytest.mark.parametrize("text", ["", "\n", "# none\n\n", "process_id\n", "process_id,file\n\n"])
-def test_a_file_without_ids(text: str) -> None:
-    assert list(read_ids(text, "ids")) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("1\n\n# two\nx\n", "ids, line 4: process_id 'x' is no process id: give an int from 1"),
-        ("1\n-2\n", "ids, line 2: process_id '-2'"),
-        ("1 2\n", "ids, line 1: process_id '1 2'"),
-        ("1\n[2, 3]\n", "ids, line 2: process_id '[2, 3]'"),
-        ("job\n1\n", "ids, line 1: process_id 'job'"),
-        ("9" * 5000, "ids, line 1: process_id"),
-        ("process_id,file\n1,a\n\n,b\n", "ids, line 4: process_id ''"),
-        ("file,process_id\na,1\nb\n", "ids, line 3: process_id ''"),
-        ('note,process_id\n"two\nlines",1\n"two\nmore",x\n', "ids, line 4: process_id 'x'"),
-        ('process_id,n\n1,"' + "x" * 200_000, "ids, after line 1: field larger than field limit"),
-        (
-            '{"process_id": 1}\n{"id": 2}\n',
-            "ids, line 2: give a JSON object with a process_id, not",
-        ),
-        ('{"process_id": 1.0}\n', "ids, line 1: process_id 1.0"),
-        ('{"process_id": true}\n', "ids, line 1: process_id True"),
-        ('{"process_id": 1\n', "ids, line 1: give a JSON object"),
-        ('{"process_id": ' + "9" * 5000 + "}", "ids, line 1: "),
-        ('{"a": ' + "[" * 100_000, "ids, line 1: give a JSON object"),
-    ],
-)
-def test_a_bad_line_is_named_by_its_number(text: str, words: str) -> None:
-    with pytest.raises(ConfigurationError) as raised:
-        list(read_ids(text, "ids"))
-    assert str(raised.value).startswith(words)
-    assert len(str(raised.value)) < 300
-
-
-@pytest.mark.parametrize("form", ["{}", '{{"process_id": {}}}', "{},a.csv"])
-def test_a_hundred_thousand_lines(form: str) -> None:
-    text = "process_id,file\n" * form.endswith("csv")
-    text += "\n".join(form.format(number) for number in range(1, 100_001))
-    began = time.process_time()
-    assert list(read_ids(text, "ids")) == list(range(1, 100_001))
-    assert time.process_time() - began < 2
-
 
 # --- the command, without a terminal ------------------------------------------------------------
 
@@ -121,7 +51,10 @@ def run(server: FaultServer, capfd: pytest.CaptureFixture[str]) -> Run:
 
     def run(*arguments: str | Path, **clocks: Any) -> tuple[int, list[str], list[str]]:
         clocks = {"clock": lambda: AFTER, "sleep": lambda _: None} | clocks
-        code = main(["cancel", *map(str, arguments)], **clocks)
+        try:
+            code = main(["cancel", *map(str, arguments)], **clocks)
+        except SystemExit as wrong_usage:
+            code = int(wrong_usage.code or 0)
         out, err = capfd.readouterr()
         assert TEST_KEY not in out + err
         return code, out.splitlines(), err.splitlines()
@@ -170,9 +103,26 @@ def test_a_file_that_is_missing_or_empty(run: Run, tmp_path: Path) -> None:
     code, _, err = run("--from-file", tmp_path / "empty")
     assert code == 2
     assert err == [f"revenuebase-compat: cancel: no ids: {tmp_path / 'empty'} holds none"]
-    code, _, err = run("--wait", 42)
-    assert code == 2
-    assert "--wait took 42 for its seconds" in err[0]
+
+
+def test_no_option_swallows_an_id(run: Run, server: FaultServer) -> None:
+    def job(number: int) -> Any:
+        facts = {"process_id": number, "filename": "", "current_status": "CANCELLED", "message": ""}
+        return respond(200, facts)
+
+    for number in (42, 43, 44, 45):
+        server.script_for(number, job(number), route="status")
+    assert run("--wait", 42, 43)[0] == 0
+    assert run(44, "--wait", "--json", 45, "--quiet")[0] == 0
+    assert sorted(server.applied) == [42, 43, 44, 45]
+    assert run(46, "--json", "x47")[0] == 2
+    for option in ("--resume", "--from-file"):
+        code, _, err = run(option, 46, 47)
+        assert code == 2
+        assert err[0].endswith(f"argument {option}: '46' looks like an id: give ./46 for a file")
+    assert run("--wait-timeout", "soon", 48)[0] == 2
+    assert run("--wai", 48)[0] == 2
+    assert len(server.applied) == 4
 
 
 def test_ids_of_stdin(server: FaultServer) -> None:
@@ -196,8 +146,8 @@ def test_those_that_were_not_cancelled_come_last_in_the_table(
     code, out, err = run(*range(1, 6))
     assert code == 1
     assert [line.split()[0] for line in out[1:]] == ["3", "4", "5", "1", "2"]
-    assert out[-2].split() == ["1", "NotCancellableError", "v2", "not_cancellable", "1"]
-    assert out[-1].split() == ["2", "JobNotFoundError", "v2", "1"]
+    assert out[-2].split() == ["1", "NotCancellableError", "v2", "SUNSET", "1"]
+    assert out[-1].split() == ["2", "JobNotFoundError", "v2", "SUNSET", "1"]
     assert len({len(line) for line in out}) == 1
     assert err[-1] == "5 jobs in 0:00: 3 cancelled, 1 NotCancellableError, 1 JobNotFoundError"
     assert any(
@@ -255,7 +205,7 @@ def test_wait_shows_what_it_sees(run: Run, server: FaultServer) -> None:
 def test_wait_tells_truthfully_that_a_job_completed_first(run: Run, server: FaultServer) -> None:
     facts = {"process_id": 1, "filename": "1.csv", "current_status": "COMPLETED", "message": ""}
     server.script_for(1, respond(200, facts), route="status")
-    code, out, err = run(1, "--wait", "60", "--json")
+    code, out, err = run(1, "--wait-timeout", "60", "--json")
     assert code == 1
     row = json.loads(out[0])
     assert not row["ok"]
@@ -306,8 +256,13 @@ def test_spans(seconds: float, words: str) -> None:
 
 
 def entries(path: Path) -> list[tuple[str, int]]:
-    found = [json.loads(line) for line in path.read_text().splitlines()]
+    _, *found = [json.loads(line) for line in path.read_text().splitlines()]
     return [(entry["event"], entry["process_id"]) for entry in found]
+
+
+def journal_of(server: FaultServer, *lines: str) -> str:
+    """A journal of that server, with more lines."""
+    return "\n".join([json.dumps({"event": "opened", "base_url": server.base_url}), *lines, ""])
 
 
 def test_started_is_written_before_a_job_is_sent_and_done_after(
@@ -373,7 +328,7 @@ def test_what_is_worth_another_try_is_repeated(
 ) -> None:
     path = tmp_path / "journal"
     server.script_for(1, *[respond(503)] * 3)
-    server.script_for(2, respond(401))
+    server.script_for(2, respond(500), respond(500), respond(500))
     server.script_for(3, *[drop(applied=True)] * 3)
     server.always(respond(500), route="status")
     code, out, err = run(1, 2, 3, 4, "--resume", path)
@@ -384,28 +339,70 @@ def test_what_is_worth_another_try_is_repeated(
     assert code == 0
     assert sorted(server.applied) == [1, 2, 3, 4]
     # The cancel of the lost answers is no error of the one who sent it.
-    assert out[3].split() == ["3", "cancelled", "before", "v2", "already_cancelled", "1"]
-    assert err[-1] == "4 jobs in 0:00: 4 cancelled (1 by an earlier run)"
+    assert out[3].split() == ["3", "cancelled", "before", "v2", "SUNSET", "1"]
+    assert err[-1] == "4 jobs in 0:00: 3 cancelled, 1 cancelled before (1 by an earlier run)"
 
 
-def test_a_job_that_somebody_else_cancelled_is_an_error_all_the_same(
+def test_a_job_that_was_cancelled_before_is_ok_and_final(
     run: Run, server: FaultServer, tmp_path: Path
 ) -> None:
     server.jobs[1] = "CANCELLED"
-    assert run(1, 2, "--resume", tmp_path / "journal")[0] == 1
-    assert run(1, 2, "--resume", tmp_path / "journal")[0] == 1
-    assert len(server.seen) == 2
+    code, out, err = run(1, 2, "--resume", tmp_path / "journal")
+    assert code == 0
+    assert out[1].split() == ["1", "cancelled", "before", "v2", "SUNSET", "1"]
+    assert err[-1] == "2 jobs in 0:00: 1 cancelled, 1 cancelled before"
+    assert len(server.seen) == 2, "no status is read for it"
+    code, out, _ = run(1, 2, "--resume", tmp_path / "journal", "--json")
+    assert code == 0
+    assert len(server.seen) == 2, "it was done already"
+    row = json.loads(out[0])
+    assert (row["ok"], row["error"]) == (True, "AlreadyCancelledError")
+    assert "current_status" not in row
+    assert run(1) == (0, ["job 1 was cancelled before"], [])
+
+
+def test_a_job_whose_fate_is_unknown_is_not_ok_though_cancelled_before(
+    run: Run, server: FaultServer, tmp_path: Path
+) -> None:
+    server.jobs[1] = "CANCELLED"
+    server.script_for(1, drop(applied=True))
+    server.always(respond(500), route="status")
+    code, out, _ = run(1, "--json", "--resume", tmp_path / "journal")
+    assert code == 1
+    row = json.loads(out[0])
+    assert (row["ok"], row["error"]) == (False, "AlreadyCancelledError")
+    assert row["outcome_unknown"]
+    with open_journal(tmp_path / "journal", server) as journal:
+        assert not journal.done
+
+
+def test_wait_waits_for_a_job_that_was_cancelled_before(run: Run, server: FaultServer) -> None:
+    def job(state: str) -> Any:
+        facts = {"process_id": 1, "filename": "1.csv", "current_status": state, "message": ""}
+        return respond(200, facts)
+
+    server.jobs[1] = "CANCELLING"
+    server.script_for(1, *map(job, ["CANCELLING", "CANCELLED"]), route="status")
+    code, out, err = run(1, "--wait")
+    assert (code, out) == (0, ["job 1 was cancelled before"])
+    assert err == ["job 1 is CANCELLING", "job 1 is CANCELLED", "1/1 job 1 cancelled before"]
+    assert len(server.seen) == 3
+    code, out, _ = run(1, "--wait-timeout", "0", "--quiet")
+    assert code == 0
+    code, out, _ = run(1, "--wait-timeout", "0")
+    assert out == ["job 1 was cancelled before; it had not ended in 0 s"]
+    server.script_for(1, job("COMPLETED"), route="status")
+    assert run(1, "--wait")[0] == 1, "it completed after all"
 
 
 def test_a_job_that_was_under_way_and_is_found_cancelled_counts_as_done(
     run: Run, server: FaultServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "journal"
-    path.write_text('{"event": "started", "process_id": 1}\n')
+    path.write_text(journal_of(server, '{"event": "started", "process_id": 1}'))
     server.jobs[1] = "CANCELLING"
-    code, out, err = run(1, "--resume", path)
-    assert (code, out, err) == (0, ["job 1 was cancelled before, by a run of this journal"], [])
-    with open_journal(path) as journal:
+    assert run(1, "--resume", path) == (0, ["job 1 was cancelled before"], [])
+    with open_journal(path, server) as journal:
         assert journal.done[1].ok
 
 
@@ -418,23 +415,60 @@ def test_a_torn_last_line_is_no_obstacle_however_often_it_tears(
     line = b'{"event": "started", "process_id": 2}'
     for length in range(len(line) + 1):
         path.write_bytes(whole + line[:length])
-        with open_journal(path) as journal:
+        with open_journal(path, server) as journal:
             assert set(journal.done) == {1}
             journal.started(3)
-        with open_journal(path) as journal:
+        with open_journal(path, server) as journal:
             assert set(journal.done) == {1}
         assert entries(path) == [("started", 1), ("done", 1), ("started", 3)]
+    first = whole.splitlines()[0]
+    for length in range(len(first) + 1):
+        path.write_bytes(first[:length])
+        with open_journal(path, server) as journal:
+            assert not journal.done
+        assert path.read_bytes() == first + b"\n"
 
 
-class open_journal:  # noqa: N801 (reads as a function)
-    def __init__(self, path: Path) -> None:
-        self.journal = Journal(path)
+def open_journal(path: Path, server: FaultServer) -> closing[Journal]:
+    return closing(Journal(str(path), server.base_url))
 
-    def __enter__(self) -> Journal:
-        return self.journal
 
-    def __exit__(self, *_: object) -> None:
-        self.journal.close()
+def test_a_journal_is_bound_to_its_server(run: Run, server: FaultServer, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with closing(Journal(str(path), "https://api.revenuebase.ai")):
+        pass
+    assert run(1, "--resume", path) == (
+        2,
+        [],
+        [
+            f"revenuebase-compat: --resume {path}: holds jobs of https://api.revenuebase.ai, not "
+            f"of {server.base_url}: give another file"
+        ],
+    )
+    assert server.seen == []
+
+
+def test_a_journal_never_holds_a_sandbox_s_jobs(
+    run: Run, server: FaultServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal"
+    code, out, err = run(42, "--sandbox", "--resume", path)
+    assert (code, out) == (2, [])
+    assert err == ["revenuebase-compat: cancel: a journal (--resume) holds no jobs of a --sandbox"]
+    assert not path.exists()
+
+
+def test_a_journal_is_locked_while_it_is_in_use(
+    run: Run, server: FaultServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal"
+    with open_journal(path, server) as journal:
+        refused = f"revenuebase-compat: --resume {path}: another run is using it"
+        assert run(1, "--resume", path) == (2, [], [refused])
+        assert server.seen == []
+        journal.started(7)
+    assert run(1, "--resume", path)[0] == 0
+    assert entries(path)[0] == ("started", 7)
 
 
 @pytest.mark.parametrize(
@@ -444,10 +478,13 @@ class open_journal:  # noqa: N801 (reads as a function)
         ("42", 1),
         ("process_id\n1\n", 1),
         ('{"process_id": 1}\n', 1),
-        ('{"event": "started", "process_id": 1}\n{"event": "clicked", "process_id": 1}\n', 2),
-        ('{"event": "started", "process_id": 1}\n\n{"event": "started", "process_id": 2}\n', 2),
-        ('{"event": "started", "process_id": "x"}\n', 1),
-        ('{"event": "done", "process_id": 1}\n', 1),
+        ('{"event": "opened"}\n', 1),
+        ('{"event": "started", "process_id": 1}\n', 1),
+        ('{"event": "started", "process_id": 1}\n{"event": "clicked", "process_id": 1}\n', 3),
+        ('{"event": "started", "process_id": 1}\n\n{"event": "started", "process_id": 2}\n', 3),
+        ('{"event": "started", "process_id": "x"}\n', 2),
+        ('{"event": "done", "process_id": 1}\n', 2),
+        ('{"event": "done", "process_id": 1, "final": true, "row": {"ok": true}}\n', 2),
         ("[" * 100_000 + "\n", 1),
         ("\x00\xff\n", 1),
     ],
@@ -456,6 +493,8 @@ def test_another_s_file_is_refused_and_left_as_it_is(
     run: Run, server: FaultServer, tmp_path: Path, text: str, number: int
 ) -> None:
     path = tmp_path / "report.txt"
+    if number > 1:
+        text = journal_of(server) + text
     path.write_bytes(text.encode("latin-1"))
     code, out, err = run(1, "--resume", path)
     assert (code, out) == (2, [])
@@ -475,37 +514,49 @@ def test_a_journal_that_cannot_be_opened_or_written(
     assert server.seen == []
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_without_a_journal_written_nothing_is_sent(server: FaultServer) -> None:
-    journal = Journal(None)
-    journal._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-    with pytest.raises(ConfigurationError, match="No space left on device"):
-        journal.started(1)
-    journal.close()
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/zero", "/dev/full"])
+def test_a_device_is_no_journal(run: Run, server: FaultServer, device: str) -> None:
+    code, out, err = run(1, "--resume", device)
+    assert (code, out) == (2, [])
+    assert err == [f"revenuebase-compat: --resume {device}: is no regular file"]
+    assert server.seen == []
+
+
+def test_a_journal_that_takes_no_more_stops_the_run(
+    run: Run, server: FaultServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal"
+    command = f"ulimit -f 4; {sys.executable} -m revenuebase_compat cancel --yes --resume {path}"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {{1..100}}"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert f"revenuebase-compat: --resume {path}: File too large\n" in done.stderr
+    assert len(done.stdout.splitlines()) - 1 == len(server.applied) < 100
+    assert re.search(r"of 100 jobs done, \d+ not started: --resume ", done.stderr)
+    assert run(*range(1, 101), "--resume", path, "--yes")[0] == 0
+    assert sorted(server.applied) == [*range(1, 101)]
 
 
 @pytest.mark.parametrize(
-    ("error", "doubtful", "ok", "final"),
+    ("error", "ok", "final"),
     [
-        (AlreadyCancelledError("x"), False, False, True),
-        (AlreadyCancelledError("x"), True, True, True),
-        (AlreadyCancelledError("x", outcome_unknown=True), True, False, False),
-        (AlreadyCancelledError("x", outcome_unknown=True), False, False, False),
-        (NotCancellableError("x"), True, False, True),
-        (JobNotFoundError("x"), False, False, True),
-        (TransportError("x", outcome_unknown=True), False, False, False),
-        (TransportError("x"), True, False, False),
-        (ConfigurationError("x"), False, False, False),
+        (AlreadyCancelledError("x"), True, True),
+        (AlreadyCancelledError("x", outcome_unknown=True), False, False),
+        (NotCancellableError("x"), False, True),
+        (JobNotFoundError("x"), False, True),
+        (TransportError("x", outcome_unknown=True), False, False),
+        (TransportError("x"), False, False),
+        (ConfigurationError("x"), False, False),
     ],
 )
 def test_what_counts_as_cancelled_and_what_is_final(
-    tmp_path: Path, error: CancelError, doubtful: bool, ok: bool, final: bool
+    server: FaultServer, tmp_path: Path, error: CancelError, ok: bool, final: bool
 ) -> None:
-    path = tmp_path / "journal"
-    if doubtful:
-        path.write_text('{"event": "started", "process_id": 1}\n')
-    with open_journal(path) as journal:
-        fate = journal.settle(JobOutcome(1, error=error))
-    assert (fate.ok, fate.final) == (ok, final)
-    with open_journal(path) as journal:
+    found = record(JobOutcome(1, error=error), None)
+    assert (found.ok, found.final) == (ok, final)
+    with open_journal(tmp_path / "journal", server) as journal:
+        journal.finished(found)
+    with open_journal(tmp_path / "journal", server) as journal:
         assert (1 in journal.done) == final

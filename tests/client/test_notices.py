@@ -274,6 +274,6 @@ with FaultServer() as server:
         [sys.executable, "-W", "ignore", "-c", program],
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
-    assert done.stderr.startswith("RevenueBase API v1 ends on 2026-07-07")
+    assert done.stderr.startswith("revenuebase-compat: RevenueBase API v1 ends on 2026-07-07")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import revenuebase_compat as rc
-from revenuebase_compat.cli.main import _parser
+from revenuebase_compat.cli.parser import parse
 from revenuebase_compat.core.settings import VARIABLES
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.support.fault_server import FaultServer
@@ -75,7 +75,7 @@ OURS = [
 def test_every_command_in_it_is_one() -> None:
     assert {words[0] for _, words in OURS} == {"run", "timeline", "route", "cancel", "sandbox"}
     for _, words in OURS:
-        arguments = _parser().parse_args(words)
+        arguments = parse(words)
         assert arguments.command == words[0]
 
 

@@ -1,13 +1,17 @@
-"""An integration on httpx: cancels jobs, and looks at them once more."""
+"""An integration on httpx or httpx2: cancels jobs, and looks at them once more.
+
+with_httpx.py httpx|httpx2 [--async] WAY=JOB…
+"""
 
 import asyncio
 import gzip
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 from typing import Any
 
-import httpx
+library = import_module(sys.argv[1])
 
 BASE_URL = "https://api.revenuebase.ai"
 URL = f"{BASE_URL}/v1/cancel-process"
@@ -36,7 +40,7 @@ def options(way: str, job: int) -> dict[str, Any]:
     return {"json": {"process_id": job}, "headers": HEADERS}
 
 
-def show(answer: httpx.Response, looked: httpx.Response) -> None:
+def show(answer: Any, looked: Any) -> None:
     print(json.dumps([answer.status_code, str(answer.url), answer.json(), looked.json()]))
 
 
@@ -44,19 +48,19 @@ def main(arguments: list[str]) -> None:
     for argument in arguments:
         way, _, number = argument.partition("=")
         job = int(number)
-        with httpx.Client(base_url=BASE_URL, verify=way != "insecure") as client:
+        with library.Client(base_url=BASE_URL, verify=way != "insecure") as client:
             if way == "chunks":
                 answer = client.post(URL, content=chunks(job), headers=JSON_HEADERS)
             else:
                 answer = client.post("/v1/cancel-process", **options(way, job))
-        show(answer, httpx.post(STATUS_URL, json={"process_id": job}, headers=HEADERS))
+        show(answer, library.post(STATUS_URL, json={"process_id": job}, headers=HEADERS))
 
 
 async def main_async(arguments: list[str]) -> None:
     for argument in arguments:
         way, _, number = argument.partition("=")
         job = int(number)
-        async with httpx.AsyncClient(verify=way != "insecure") as client:
+        async with library.AsyncClient(verify=way != "insecure") as client:
             if way == "chunks":
                 answer = await client.post(URL, content=async_chunks(job), headers=JSON_HEADERS)
             else:
@@ -65,7 +69,7 @@ async def main_async(arguments: list[str]) -> None:
         show(answer, looked)
 
 
-if sys.argv[1] == "--async":
-    asyncio.run(main_async(sys.argv[2:]))
+if sys.argv[2] == "--async":
+    asyncio.run(main_async(sys.argv[3:]))
 else:
-    main(sys.argv[1:])
+    main(sys.argv[2:])

@@ -24,7 +24,7 @@ def main() -> None:
     console = Console(record=True, width=80, file=io.StringIO(), legacy_windows=False)
     console.print(Text("$ revenuebase-compat demo", style="bold green"))
     for line in said.splitlines():
-        on_v1 = re.match(r"  \w+\(.*/v1/", line) is not None
+        on_v1 = re.match(r"  .*(GET|POST) /v1/", line) is not None
         style = "bold" if line.startswith("20") else "yellow" if on_v1 else ""
         console.print(Text(line, style=style))
     drawn = console.export_svg(title="revenuebase-compat demo")

@@ -20,7 +20,7 @@ from collections import Counter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Literal
+    from typing import IO, Literal
 
     Fate = Literal["moved", "followed", "left"]
 
@@ -36,10 +36,7 @@ _FLAGS = os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "
 
 
 class Report:
-    """Appends to one file; safe in signal handlers, threads and forks, as it takes no lock.
-
-    The descriptor is opened once, so a process may lose the right to open the file later on.
-    """
+    """Appends to one file; safe in signal handlers, threads and forks, as it takes no lock."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -101,26 +98,17 @@ def prepare(path: str) -> str:
     """
     from revenuebase_compat.core.errors import ConfigurationError
 
-    absolute = os.path.abspath(path)
+    absolute, wrong = os.path.abspath(path), ""
     try:
-        mode = os.lstat(absolute).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "folder" if stat.S_ISDIR(mode) else "symlink" if stat.S_ISLNK(mode) else "device"
-            raise ConfigurationError(f"report {path!r} is a {kind}: give a file of its own")
-    except FileNotFoundError:
-        pass
+        if os.path.lexists(absolute) and not stat.S_ISREG(os.lstat(absolute).st_mode):
+            wrong = "a folder, a symlink or a device"
+        else:
+            with os.fdopen(os.open(absolute, os.O_RDWR | _FLAGS, 0o600), "rb") as lines:
+                wrong = "" if _is_report(lines) else "holds something else"
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"report {path!r}: {_reason(error)}") from None
-    try:
-        file = os.open(absolute, os.O_RDWR | _FLAGS, 0o600)
-        try:
-            start = os.read(file, len(_FIRST))
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise ConfigurationError(f"report {path!r}: {_reason(error)}") from None
-    if not _FIRST.startswith(start):
-        raise ConfigurationError(f"report {path!r} holds something else: give a file of its own")
+        wrong = _reason(error)
+    if wrong:
+        raise ConfigurationError(f"report {path!r}: {wrong}; give a file of its own")
     return absolute
 
 
@@ -134,26 +122,20 @@ def read(path: str) -> tuple[Counter[tuple[str, str, str]], int]:
     """
     from revenuebase_compat.core.errors import ConfigurationError
 
-    counts: Counter[tuple[str, str, str]] = Counter()
-    unreadable = 0
     try:
         with open(path, "rb") as lines:
-            if not _FIRST.startswith(lines.read(len(_FIRST))):
-                raise ConfigurationError(f"{path!r} is no report of `run --report FILE`")
+            if not _is_report(lines):
+                raise OSError("no report of `run --report FILE`")
             lines.seek(0)
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                key = _parsed(line)
-                if key is None:
-                    unreadable += 1
-                else:
-                    counts[key] += 1
+            keys = Counter(_parsed(line) for line in lines if line.endswith(b"\n"))
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(f"{path!r}: {_reason(error)}") from None
-    return counts, unreadable
+        raise ConfigurationError(f"report {path!r}: {_reason(error)}") from None
+    unreadable = keys.pop(None, 0)
+    return Counter({key: number for key, number in keys.items() if key}), unreadable
+
+
+def _is_report(lines: IO[bytes]) -> bool:
+    return _FIRST.startswith(lines.read(len(_FIRST)))
 
 
 def _parsed(line: bytes) -> tuple[str, str, str] | None:

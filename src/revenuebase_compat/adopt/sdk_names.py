@@ -1,105 +1,184 @@
 """Names that left the vendor's SDK, back in force: ``client.email_processing``, ``client.v1``.
 
-``revenuebase-sdk`` 0.2.0 dropped the first and 0.3.0 the second, both without an alias, so that an
-unpinned upgrade ends in ``AttributeError``. The two calls that are this library's business work
-again, forwarded to ``client.jobs``; any other name there says what its successor is called.
+``revenuebase-sdk`` 0.2.0 dropped the names of 0.1.0, and 0.3.0 those of 0.2, both without an alias,
+so that an unpinned upgrade ends in ``AttributeError`` or ``ImportError``. Their calls work again,
+forwarded to what the installed release has for them: 0.2 to ``client.v1``, whose requests are
+moved like any other's, so that a rollout holds for them; 0.3 to v2. What API v2 cannot do raises
+``AttributeError`` at the caller's line, and says what to call.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
 from packaging.version import Version
 
 from revenuebase_compat.client import notices
+from revenuebase_compat.core import endpoints as v1
 
 #: The attribute of a client, and the release that has it no more.
-DROPPED = {"email_processing": Version("0.2.0"), "v1": Version("0.3.0")}
-
-FORWARDED = {"cancel_batch": "cancel", "get_batch_status": "get"}
-
-#: By the SDK's own "Migrate to …" notes (its 0.2.1, ``resources/v1.py``).
-SUCCESSORS = {
-    "get_credits": "account.balance()",
-    "rotate_api_key": "account.rotate_api_key()",
-    "process_email": "email.verify()",
-    "validate_email": "email.verify()",
-    "batch_upload": "email.batch_upload()",
-    "batch_start": "email.batch_upload()",
-    "list_queued": "jobs.list()",
-    "download_batch": "jobs.download()",
+DROPPED = {
+    **dict.fromkeys(("email_processing", "user_operations", "company_resolver"), Version("0.2.0")),
+    "v1": Version("0.3.0"),
 }
 
-_restored: list[tuple[type, str]] = []
+#: What a call is named on a client of 0.1, of 0.2, and on v2. Source: the releases themselves, and
+#: "Migrating from v1" in the README of 0.3.0.
+CALLS = {
+    v1.CREDITS: ("user_operations.get_credits", "v1.get_credits", "account.balance"),
+    v1.ROTATE_KEY: (
+        "user_operations.rotate_api_key",
+        "v1.rotate_api_key",
+        "account.rotate_api_key",
+    ),
+    v1.VERIFY: ("email_processing.validate_email", "v1.process_email", "email.verify"),
+    v1.UPLOAD: ("email_processing.batch_upload", "v1.batch_upload", "email.batch_upload"),
+    v1.START: ("email_processing.batch_start", "v1.batch_start", None),
+    v1.STATUS: ("email_processing.get_batch_status", "v1.get_batch_status", "jobs.get"),
+    v1.LIST: ("email_processing.list_queued", "v1.list_queued", "jobs.list"),
+    v1.CANCEL: ("email_processing.cancel_batch", "v1.cancel_batch", "jobs.cancel"),
+    v1.DOWNLOAD: ("email_processing.download_batch", "v1.download_batch", "jobs.download"),
+}
+
+#: Why a call is not forwarded, and what to call instead. The company resolver never was v1.
+_NO_FILE = "API v2 takes no file by its name: call client.email.batch_upload() with the file"
+_CHARGE = "client.organization may charge the same call otherwise: call that once it suits you"
+_REFUSED = {
+    **dict.fromkeys(("email_processing.batch_start", "v1.batch_start"), _NO_FILE),
+    **dict.fromkeys(("company_resolver.resolve", "company_resolver.discover"), _CHARGE),
+}
+
+#: A type's old name, and the new one: the same fields. 0.3.0 dropped it.
+_TYPES = {"CreditsResponse": "UsageResponse"}
+
+_ABSENT = object()
+_restored: list[tuple[Any, str, Any, Any]] = []
+
+
+def covered(installed: Version) -> dict[str, str | None]:
+    """What this release of the SDK lacks, and what stands in for it under ``install()``.
+
+    Calls (``v1.get_credits``) are forwarded to another one (``account.balance``), types
+    (``CreditsResponse``) are aliases of one. ``None``: the call raises, and says what to call.
+    """
+    found: dict[str, str | None] = {}
+    for oldest, older, newest in CALLS.values():
+        dropped = installed >= DROPPED["v1"]
+        if installed >= DROPPED["email_processing"]:
+            found[oldest] = None if oldest in _REFUSED else newest if dropped else older
+        if dropped:
+            found[older] = newest
+    if installed >= DROPPED["company_resolver"]:
+        found |= dict.fromkeys(name for name in _REFUSED if name.startswith("company_resolver."))
+    return found | (_TYPES if installed >= DROPPED["v1"] else {})
 
 
 def restore(module: ModuleType) -> None:
-    """Give the clients of ``revenuebase_sdk`` the names back that its version lacks."""
-    from importlib.metadata import version
-
-    installed = Version(version("revenuebase-sdk"))
-    for client in (module.RevenuebaseClient, module.AsyncRevenuebaseClient):
-        for name, dropped in DROPPED.items():
-            if installed >= dropped and name not in vars(client):
-                setattr(client, name, _Dropped(name, installed))
-                _restored.append((client, name))
+    """Give ``revenuebase_sdk`` the names back that its release lacks."""
+    installed = Version(module.__version__)
+    names = covered(installed)
+    changes: list[tuple[Any, str, Any]] = []
+    for prefix in ("", "Async"):
+        client = getattr(module, f"{prefix}RevenuebaseClient")
+        for name in {call.partition(".")[0]: None for call in names if "." in call}:
+            kind = _resource(prefix, name, names, installed)
+            refused = _Refused(f"client.{name}", installed, _CHARGE)
+            attribute = refused if name == "company_resolver" else _Restored(name, kind)
+            changes += [(client, name, attribute), (module.resources, kind.__name__, kind)]
+            if installed >= DROPPED["v1"]:  # which dropped their modules, too
+                path = f"{module.resources.__name__}.{name}"
+                home = sys.modules.setdefault(path, ModuleType(path))
+                changes += [(home, kind.__name__, kind), (module.resources, name, home)]
+    for old, new in _TYPES.items():
+        if old in names:
+            alias = getattr(module, new)
+            for owner in (module, module.types, module.types.user_operations):
+                changes.append((owner, old, alias))
+            changes.append((module, "__all__", [*module.__all__, old]))
+    for owner, name, value in changes:
+        before = vars(owner).get(name, _ABSENT)
+        if before is _ABSENT or (name == "__all__" and value[-1] not in before):
+            setattr(owner, name, value)
+            _restored.append((owner, name, value, before))
 
 
 def remove() -> None:
     """Undo ``restore``."""
     while _restored:
-        client, name = _restored.pop()
-        if isinstance(vars(client).get(name), _Dropped):
-            delattr(client, name)
+        owner, name, value, before = _restored.pop()
+        if isinstance(value, ModuleType) and sys.modules.get(value.__name__) is value:
+            del sys.modules[value.__name__]
+        if vars(owner).get(name) is not value:
+            continue
+        if before is _ABSENT:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
-class _Dropped:
-    """The attribute; one that a client sets itself goes before it."""
+class _Refused:
+    """A name that only says what to use instead."""
 
-    def __init__(self, name: str, installed: Version) -> None:
+    def __init__(self, name: str, installed: Version, why: str) -> None:
+        self._words = f"{name} is gone from revenuebase-sdk {installed}, and {why}"
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise AttributeError(self._words)
+
+
+class _Restored:
+    """A client's attribute; one that the client sets itself goes before it."""
+
+    def __init__(self, name: str, kind: type[_Resource]) -> None:
         self._name = name
-        self._installed = installed
+        self._kind = kind
 
     def __get__(self, client: Any, owner: type) -> Any:
         if client is None:
             raise AttributeError(f"type object {owner.__name__!r} has no attribute {self._name!r}")
-        return _Resource(client, f"client.{self._name}", self._installed)
+        # Always the same object, as it was: a test double that is set on it stays.
+        return vars(client).setdefault(f"_revenuebase_compat_{self._name}", self._kind(client))
 
 
 class _Resource:
-    """What stood behind the name; of an asynchronous client, ``jobs`` gives what to await."""
+    """What stood behind the name; of an asynchronous client, its methods give what to await."""
 
-    def __init__(self, client: Any, name: str, installed: Version) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
-        self._name = name
-        self._installed = installed
 
-    def cancel_batch(self, *, process_id: int) -> Any:
-        """``client.jobs.cancel``."""
-        return self._forward("cancel_batch", process_id)
 
-    def get_batch_status(self, *, process_id: int) -> Any:
-        """``client.jobs.get``."""
-        return self._forward("get_batch_status", process_id)
+def _resource(
+    prefix: str, name: str, names: dict[str, str | None], installed: Version
+) -> type[_Resource]:
+    methods: dict[str, Any] = {}
+    for call, target in names.items():
+        resource, _, method = call.partition(".")
+        if resource == name:
+            refused = _Refused(f"client.{call}()", installed, _REFUSED.get(call, ""))
+            methods[method] = _forwarded(call, target, installed) if target else refused
+    title = name.title().replace("_", "")
+    return type(f"{prefix}{title}Resource", (_Resource,), methods)
 
-    def _forward(self, name: str, process_id: int) -> Any:
-        successor = FORWARDED[name]
-        message = (
-            f"{self._name} is gone from revenuebase-sdk {self._installed}: {name}() is forwarded "
-            f"to client.jobs.{successor}(), which is what to call instead"
-        )
-        notices.log(("sdk_names", self._name, name), "warning", message, time.monotonic())
-        warnings.warn(message, notices.ApiDeprecationWarning, stacklevel=3)
-        return getattr(self._client.jobs, successor)(process_id=process_id)
 
-    def __getattr__(self, name: str) -> Any:
-        successor = SUCCESSORS.get(name)
-        raise AttributeError(
-            f"{self._name}.{name} is gone from revenuebase-sdk {self._installed}: "
-            + (f"call client.{successor} instead" if successor else "no successor is published"),
-            name=name,
-            obj=self,
-        )
+def _forwarded(call: str, target: str, installed: Version) -> Any:
+    [instead] = [new for *old, new in CALLS.values() if call in old]
+    find = attrgetter(target)
+    which = "which" if target == instead else f"and client.{instead}()"
+    message = (
+        f"client.{call}() is gone from revenuebase-sdk {installed}: it is forwarded to "
+        f"client.{target}(), {which} is what to call instead"
+    )
+
+    def forward(self: _Resource, **arguments: Any) -> Any:
+        notices.log(("sdk_names", call), "warning", message, time.monotonic())
+        warnings.warn(message, notices.ApiDeprecationWarning, stacklevel=2)
+        return find(self._client)(**arguments)
+
+    forward.__name__ = forward.__qualname__ = call.partition(".")[2]
+    forward.__doc__ = f"``client.{target}``."
+    return forward

@@ -1,22 +1,26 @@
 """``revenuebase-compat demo``: the whole story against the embedded sandbox, in ten seconds.
 
-Nothing is staged: what is said of a call is what the sandbox saw and what the client gave back.
+Nothing is staged: what is said of a call is what the sandbox saw and what the client gave back. The
+script is a program of its own, run as it stands, and under ``revenuebase-compat run``.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import textwrap
 import time
 import warnings
 from collections.abc import Callable
+from itertools import zip_longest
 from logging import BASIC_FORMAT, Formatter, getLogger
 from logging.handlers import BufferingHandler
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
+from revenuebase_compat.adopt.report import prepare, read
 from revenuebase_compat.client.facade import Client
 from revenuebase_compat.client.notices import ApiDeprecationWarning
 from revenuebase_compat.core.dates import parse_date
@@ -26,10 +30,36 @@ from revenuebase_compat.core.settings import Settings
 from .output import printer
 
 if TYPE_CHECKING:
-    from revenuebase_compat.testing.sandbox import Sandbox
+    from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
 
 #: Seconds to read a chapter in, and a line.
-CHAPTER, LINE = 1.8, 0.25
+CHAPTER, LINE = 1.5, 0.25
+
+#: An integration with v1 as there are many: a line on stdout for each call.
+SCRIPT = """\
+import os, sys, httpx
+api = httpx.Client(base_url=os.environ["REVENUEBASE_BASE_URL"], trust_env=False,
+                   headers={"x-key": os.environ["REVENUEBASE_API_KEY"]})
+def call(method, path, **body):
+    answer = api.request(method, "/v1/" + path, **body)
+    if answer.is_error:
+        sys.exit(f"{answer.status_code} {answer.reason_phrase}: {answer.text}")
+    return answer
+credits = call("GET", "credits").json()["credits"]
+print(credits, "credits", flush=True)
+print(call("POST", "process-email", json={"email": "ada@example.com"}).json()["status"])
+leads = ("leads.csv", b"email\\nada@example.com\\n")
+job = call("POST", "batch-upload", files={"requested_file": leads}).json()
+print(job["status"])
+job = {"process_id": job["process_id"]}
+print(call("POST", "batch-process-email-status", json=job).json()["current_status"])
+print(call("POST", "batch-download", json=job).text.split()[1])
+job = {"process_id": int(sys.argv[1])}
+print(call("POST", "cancel-process", json=job).json()["current_status"])
+"""
+
+#: What it prints while v1 lives, and under ``run`` ever after.
+SERVED = ("Valid", "PROCESSING QUEUED", "COMPLETED", "ada@example.com,Valid", "CANCELLING")
 
 
 def main(sleep: Callable[[float], object] = time.sleep) -> int:
@@ -42,14 +72,16 @@ def main(sleep: Callable[[float], object] = time.sleep) -> int:
     """
     from revenuebase_compat.testing.sandbox import Sandbox
 
-    with Sandbox(jobs=range(1, 100)) as sandbox, warnings.catch_warnings():
+    # Uploaded jobs end at once, so that the script need not wait.
+    quick = Sandbox(jobs=range(1, 100), queued_for=0, processing_for=0)
+    with quick as sandbox, warnings.catch_warnings():
         # They say what the log says, and would point at whoever runs the command.
         warnings.simplefilter("ignore", ApiDeprecationWarning)
         return 0 if Story(sandbox, sleep).tell() else 1
 
 
 class Story:
-    """Five chapters, told on stdout, with a sandbox that holds the jobs 1 to 99."""
+    """Six chapters, told on stdout, with a sandbox that holds the jobs 1 to 99."""
 
     def __init__(self, sandbox: Sandbox, sleep: Callable[[float], object]) -> None:
         self._sandbox = sandbox
@@ -66,35 +98,47 @@ class Story:
         self._row("you call", "the sandbox sees", "answers", "you get")
         getLogger("revenuebase_compat").addHandler(self._notices)
         try:
-            self._chapters()
+            with TemporaryDirectory() as folder:
+                self._chapters(Path(folder))
         finally:
             getLogger("revenuebase_compat").removeHandler(self._notices)
         end = "everything" if self._as_told else "NOT everything"
         self._say(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold")
         return self._as_told
 
-    def _chapters(self) -> None:
-        self._chapter("2026-06-01", "v1 has five weeks left, and is used with a notice")
-        self._call(self.cancel_job, 42, "200: CANCELLING, v1 (DEFAULT)", notices=1)
+    def _chapters(self, folder: Path) -> None:
+        script = folder / "nightly.py"
+        script.write_text(SCRIPT, "utf-8")
+
+        self._chapter("2026-06-01", "v1 has five weeks left: a script as it is, and cancel_job")
+        self._script(script, 41, "1000 credits", *SERVED)
+        self._call(42, "200: CANCELLING, v1 (DEFAULT)", notices=1)
 
         self._chapter("2026-06-15", "v2_rollout=50: half of the jobs, the same half anywhere")
-        for job in range(1, 7):
-            route = "v2 (ROLLOUT)" if job in (1, 2, 4) else "v1 (DEFAULT)"
-            self._call(self.cancel_job, job, f"200: CANCELLING, {route}", v2_rollout=50)
+        for job in range(1, 5):
+            route = "v1 (DEFAULT)" if job == 3 else "v2 (ROLLOUT)"
+            self._call(job, f"200: CANCELLING, {route}", v2_rollout=50)
             self._pause(LINE)
 
         self._chapter("2026-07-01", "the vendor rehearses the end: v1 answers 410 once")
         self._sandbox.fail("v1", 410, times=1)
-        self._call(self.cancel_job, 43, "410, 200: CANCELLING, v2 (V1_GONE)", notices=1)
+        self._call(43, "410, 200: CANCELLING, v2 (V1_GONE)", notices=1)
 
-        self._chapter("2026-07-07", "the day itself: a script left as it was, and cancel_job")
-        self._call(self.old_script, 44, "410: 410 Gone")
-        self._call(self.cancel_job, 44, "200: CANCELLING, v2 (SUNSET)")
+        self._chapter("2026-07-07", "the day itself: the script as it was, and cancel_job")
+        self._script(script, 44, "410 Gone")
+        self._call(44, "200: CANCELLING, v2 (SUNSET)")
+
+        self._chapter("2026-07-07", "revenuebase-compat run --report FILE -- python nightly.py 45")
+        report = prepare(str(folder / "report.jsonl"))
+        self._script(script, 45, "998 credits", *SERVED, report=report)
+        counts = read(report)[0]
+        moved = sum(count for (_, fate, _), count in counts.items() if fate == "moved")
+        self._say(f"  its report: {moved} of {counts.total()} requests moved to v2", "")
 
         self._chapter("2026-07-07", "an answer is lost: asked again, then the status is read")
         self._sandbox.drop("v2")
-        self._call(self.cancel_job, 45, "no answer, 400, 200: CANCELLING, v2 (SUNSET)")
-        self._say(f"  job 45 in the sandbox's own books: {self._sandbox.jobs[45].status}", "")
+        self._call(46, "no answer, 400, 200: CANCELLING, v2 (SUNSET)")
+        self._say(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}", "")
 
     def cancel_job(self, job: int, **settings: Any) -> tuple[str, str]:
         """What this library gives back, and what its error says."""
@@ -107,11 +151,21 @@ class Story:
                 return type(error).__name__, str(error)
         return f"{result.current_status}, {result.route}", ""
 
-    def old_script(self, job: int) -> tuple[str, str]:
-        """What a v1 integration gets that nobody touched, and what the server says."""
-        url, key = f"{self._sandbox.base_url}/v1/cancel-process", {"x-key": self._sandbox.api_key}
-        answer = httpx.post(url, json={"process_id": job}, headers=key, trust_env=False)
-        return f"{answer.status_code} {answer.reason_phrase}", answer.text
+    def run_script(self, script: Path, job: int, report: str = "") -> tuple[list[str], str]:
+        """The script's lines and its words on stderr; with a report it is under ``run``."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("REVENUEBASE_")}
+        environ["REVENUEBASE_BASE_URL"] = self._sandbox.base_url
+        environ["REVENUEBASE_API_KEY"] = self._sandbox.api_key
+        # The clock of that process is the real one, whatever the day of the story is.
+        environ["REVENUEBASE_V1_SUNSET"] = "2000-01-01"
+        command = [sys.executable, script.name, str(job)]
+        if report:
+            ours = [sys.executable, "-m", "revenuebase_compat", "run", "--report", report, "--"]
+            command = [*ours, *command]
+        done = subprocess.run(  # noqa: S603
+            command, env=environ, cwd=script.parent, capture_output=True, text=True, timeout=60
+        )
+        return done.stdout.splitlines(), done.stderr.strip()
 
     def _chapter(self, day: str, title: str) -> None:
         if self._sandbox.requests:
@@ -119,34 +173,50 @@ class Story:
         self._sandbox.now = parse_date(day)
         self._say(f"\n{day}  {title}", "bold")
 
-    def _call(
-        self,
-        send: Callable[..., tuple[str, str]],
-        job: int,
-        told: str,
-        notices: int = 0,
-        **how: Any,
-    ) -> None:
+    def _call(self, job: int, told: str, notices: int = 0, **how: Any) -> None:
         """Make a call, show it, and compare it with what was told."""
-        begun, name = len(self._sandbox.requests), f"{send.__name__}({job})"
-        got, words = send(job, **how)
+        begun, name = len(self._sandbox.requests), f"cancel_job({job})"
+        got, words = self.cancel_job(job, **how)
         served = self._sandbox.requests[begun:]
-        answers = [str(one.status or "no answer") for one in served]
-        for one, answer in zip(served, answers, strict=True):
-            self._row(name, f"{one.method} {one.path}", answer, got if one is served[-1] else "")
+        for one in served:
+            result = got if one is served[-1] else ""
+            self._row(name, f"{one.method} {one.path}", _answer(one), result)
             name = ""
         said = [Formatter(BASIC_FORMAT).format(record) for record in self._notices.buffer]
         self._notices.flush()
-        for text in filter(None, [words, *said]):
+        self._quote(words, *said)
+        came = f"{', '.join(map(_answer, served))}: {got}"
+        self._compare(came, told, job, len(said), notices)
+
+    def _script(self, script: Path, job: int, *told: str, report: str = "") -> None:
+        """Run the script, show its calls, and compare its lines with what was told."""
+        begun = len(self._sandbox.requests)
+        lines, words = self.run_script(script, job, report)
+        self._say(f"  {script.name} {job}", "")
+        for one, line in zip_longest(self._sandbox.requests[begun:], lines):
+            seen = (f"{one.method} {one.path}", _answer(one)) if one else ("", "")
+            self._row(None, *seen, line or "")
+        self._quote(words)
+        self._compare("; ".join(lines) or words.partition(":")[0], "; ".join(told), job)
+
+    def _quote(self, *texts: str) -> None:
+        for text in filter(None, texts):
             lines = textwrap.fill(text, 74, break_on_hyphens=False)
             self._say(textwrap.indent(lines, "    "), "yellow")
+
+    def _compare(self, came: str, told: str, job: int, said: int = 0, notices: int = 0) -> None:
         # The sandbox's own books must agree with what the caller got.
         cancelled = self._sandbox.jobs[job].status == "CANCELLING"
-        came = (f"{', '.join(answers)}: {got}", len(said), cancelled)
-        if came != (told, notices, "CANCELLING" in told):
+        if (came, said, cancelled) != (told, notices, "CANCELLING" in told):
             self._as_told = False
             self._say(f"  NOT as told: {told} (notices: {notices})", "red")
 
-    def _row(self, call: str, request: str, answer: str, got: str) -> None:
-        line = f"  {call:<15} {request:<24} {answer:<10} {got}"
-        self._say(line.rstrip(), "green" if got.startswith("CANCELLING") else "")
+    def _row(self, call: str | None, request: str, answer: str, got: str) -> None:
+        # A script's calls have no name, and need the room for their paths.
+        left = f"  {request:<38}" if call is None else f"{call:<15} {request:<24}"
+        style = "green" if got.startswith("CANCELLING") else ""
+        self._say(f"  {left} {answer:<10} {got}".rstrip(), style)
+
+
+def _answer(one: RecordedRequest) -> str:
+    return str(one.status or "no answer")

@@ -1,190 +1,33 @@
-"""``revenuebase-compat doctor``: what is set, where it leads today, and who still speaks v1.
-
-Looks at the environment and at what is installed. Sends nothing, and never shows the key.
-"""
+"""``revenuebase-compat doctor``: what is set, where it leads today, and who still speaks v1."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from argparse import Namespace
+from dataclasses import asdict
 from datetime import datetime, timezone
-from difflib import get_close_matches
-from importlib import metadata
 from json import dumps
-from typing import Any, Literal
+from typing import Any
 
-from packaging.version import Version
-
-from revenuebase_compat.adopt import start
-from revenuebase_compat.adopt.pth import pth_file
-from revenuebase_compat.adopt.sdk_names import DROPPED
-from revenuebase_compat.client import flags
-from revenuebase_compat.core.errors import ApiVersionRetiredError, ConfigurationError
-from revenuebase_compat.core.responses import readable
-from revenuebase_compat.core.rollout import Rollout
-from revenuebase_compat.core.routes import Route, RouteReason
-from revenuebase_compat.core.routing import decide, explain
-from revenuebase_compat.core.settings import DEFAULT_BASE_URL, VARIABLES, Settings
-from revenuebase_compat.core.versions import V1
-
-SDK = "revenuebase-sdk"
-LIBRARIES = ("requests", "urllib3", "httpx", "httpx2", "aiohttp")
-
-Severity = Literal["ok", "note", "problem"]
+from .output import show
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing the doctor saw.
-
-    Attributes:
-        severity: ``problem`` needs a hand, ``note`` an eye, ``ok`` neither.
-        about: ``setting``, ``route``, ``package`` or ``patch``.
-        name: which one.
-        value: what it is.
-        note: where that comes from, or what it means.
-    """
-
-    severity: Severity
-    about: str
-    name: str
-    value: str
-    note: str = ""
+def add_arguments(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "doctor", help="what is set, where it leads, who still speaks v1"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(run=run)
 
 
-def main(json: bool = False) -> int:
-    """Print the findings, a line each.
+def run(arguments: Namespace) -> int:
+    """Print the findings; 2 where a setting is wrong, 1 where there is another problem, else 0."""
+    from .findings import report
 
-    Returns the exit code: 2 where a setting is wrong, 1 where there is another problem, else 0.
-    """
     findings = report(os.environ, datetime.now(timezone.utc))
     for item in findings:
         note = f" ({item.note})" if item.note else ""
-        print(
-            dumps(asdict(item))
-            if json
-            else f"{item.severity:<8} {item.about:<8} {item.name}: {item.value}{note}"
-        )
+        line = f"{item.severity:<8} {item.about:<8} {item.name}: {item.value}{note}"
+        show(dumps(asdict(item)) if arguments.json else line)
     wrong = {item.about for item in findings if item.severity == "problem"}
     return 2 if "setting" in wrong else 1 if wrong else 0
-
-
-def report(environ: Mapping[str, str], now: datetime) -> list[Finding]:
-    """All findings for these variables at ``now`` (aware), and for the packages of this Python."""
-    found = [*(_setting(*setting, environ) for setting in VARIABLES.items()), *_unknown(environ)]
-    if all(item.severity != "problem" for item in found):
-        found += _routes(Settings.from_env(environ), now)
-    return [*found, *_packages(), *_patches(environ)]
-
-
-def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
-    given = environ.get(variable, "").strip()
-    origin = variable if given else "default"
-    try:
-        # One at a time, so that every wrong one is seen.
-        settings = Settings.from_env({variable: environ[variable]} if given else {})
-    except ConfigurationError as error:
-        return Finding("problem", "setting", name, "unusable", str(error))
-    value = getattr(settings, name)
-    if name == "api_key":
-        if value is None:
-            return Finding("note", "setting", name, "missing", "run can do without it")
-        if settings.stripped_key:
-            return Finding("note", "setting", name, "present, stripped of white space", origin)
-        return Finding("ok", "setting", name, "present", origin)
-    if name == "base_url" and value != DEFAULT_BASE_URL:
-        return Finding("note", "setting", name, value, f"{origin}; not the vendor's")
-    if name == "v2_flag" and value is not None:
-        try:
-            flags.resolve(value)
-        except ConfigurationError as error:
-            return Finding("note", "setting", name, value, f"{origin}; here {error}")
-    return Finding("ok", "setting", name, _shown(value), origin)
-
-
-def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Variables that look like settings and are none."""
-    for variable in sorted(environ):
-        ours = variable in VARIABLES.values() or variable.startswith("REVENUEBASE_COMPAT_")
-        if variable.startswith("REVENUEBASE_") and not ours:
-            near = get_close_matches(variable, VARIABLES.values(), 1)
-            meant = f"no setting of ours; {near[0]} is" if near else "no setting of ours"
-            yield Finding("note", "setting", variable, "set", meant)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Rollout):
-        return ", ".join(
-            f"{share:g} %" if start is None else f"{share:g} % from {start.isoformat()}"
-            for start, share in value.steps
-        )
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "none" if value in (None, "") else readable(str(value))
-
-
-def _routes(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Where a cancel goes at ``now``: by these settings, and by each other ``api_version``."""
-    yield _route("today", settings, now)
-    for version in ("auto", "v1", "v2"):
-        if version != settings.api_version:
-            what_if = _route(f"with {version}", replace(settings, api_version=version), now)
-            yield replace(what_if, severity="ok")
-
-
-def _route(name: str, settings: Settings, now: datetime) -> Finding:
-    share = settings.v2_rollout.share(now)
-    try:
-        next(decide(settings, 1, now, v1_retired=False))
-    except ApiVersionRetiredError:
-        return Finding("problem", "route", name, "refused", "v1 has ended; after_sunset is 'raise'")
-    except StopIteration as stop:
-        route: Route = stop.value
-    else:
-        rest = f"where it has no opinion, {share:g} % of the jobs go to v2"
-        return Finding("note", "route", name, "v1 or v2 (FLAG)", f"v2_flag decides; {rest}")
-    if route.reason in (RouteReason.ROLLOUT, RouteReason.DEFAULT) and 0 < share < 100:
-        value = f"v2 (ROLLOUT) for {share:g} % of the jobs, else v1 (DEFAULT)"
-        return Finding(
-            "note", "route", name, value, explain(Route(V1, RouteReason.DEFAULT), settings)
-        )
-    severity: Severity = "ok"
-    if route.version is V1:
-        severity = "problem" if now >= settings.v1_sunset else "note"
-    return Finding(severity, "route", name, str(route), explain(route, settings))
-
-
-def _packages() -> Iterator[Finding]:
-    try:
-        version = metadata.version(SDK)
-    except metadata.PackageNotFoundError:
-        return
-    if Version(version) >= DROPPED["v1"]:
-        yield Finding("ok", "package", SDK, version, "speaks v2 only")
-    elif start.is_active():
-        yield Finding("note", "package", SDK, version, "speaks v1; its requests are moved here")
-    else:
-        words = f"speaks v1: start what uses it under run, or upgrade to {DROPPED['v1']}"
-        yield Finding("problem", "package", SDK, version, words)
-
-
-def _patches(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What is patched in this environment, and what would be."""
-    flag, file = environ.get(start.FLAG, ""), pth_file()
-    if start.is_active():
-        yield Finding("ok", "patch", start.FLAG, flag, "v1 requests of this process are moved")
-    elif flag in start.OFF:
-        yield Finding("ok", "patch", start.FLAG, flag or "unset", "nothing is patched here")
-    else:
-        words = "set, but nothing is patched here: the command runs in another Python"
-        yield Finding("problem", "patch", start.FLAG, flag, words)
-    yield Finding("ok", "patch", ".pth", "installed" if file.exists() else "none", str(file))
-    for library in LIBRARIES:
-        try:
-            version = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-        yield Finding("ok", "patch", library, version, "within reach of run")

@@ -1,44 +1,39 @@
-"""``revenuebase-compat gateway``: its options, and how it is run."""
+"""``revenuebase-compat gateway``: a loopback proxy for clients in any language."""
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
+from argparse import Namespace
+from typing import Any
 
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
+from .arguments import port
+from .output import OutputLost, note, show
+
 _LEVELS = ("debug", "info", "warning", "error")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the command."""
-    parser.add_argument("--upstream", metavar="URL", default=DEFAULT_BASE_URL)
-    parser.add_argument("--host", default="127.0.0.1", help="loopback only; default: 127.0.0.1")
-    parser.add_argument("--port", type=_port, default=8089, help="default: 8089")
-    parser.add_argument("--uds", metavar="PATH", help="listen on a Unix socket instead")
-    parser.add_argument(
-        "--allow-host",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="a name under which clients may ask, besides localhost and IP addresses",
+def add_arguments(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "gateway", help="a loopback proxy that moves v1 requests of clients in any language"
     )
-    parser.add_argument("--log-level", choices=_LEVELS, default="info", help="default: info")
-    parser.add_argument(
-        "--access-log", action="store_true", help="log each request: no query, header or body"
-    )
-    parser.add_argument("--report", metavar="FILE", help="append a line per v1 request to FILE")
+    add = parser.add_argument
+    add("--upstream", metavar="URL", default=DEFAULT_BASE_URL)
+    add("--host", default="127.0.0.1", help="loopback only; default: 127.0.0.1")
+    add("--port", type=port, default=8089, help="default: 8089")
+    add("--uds", metavar="PATH", help="listen on a Unix socket instead")
+    words = "a name clients may ask under, besides localhost and IP addresses; may be repeated"
+    add("--allow-host", metavar="NAME", action="append", default=[], help=words)
+    add("--log-level", choices=_LEVELS, default="info", help="default: info")
+    add("--access-log", action="store_true", help="a line per request: no query, header or body")
+    add("--report", metavar="FILE", help="append a line per v1 request to FILE")
+    parser.set_defaults(run=run)
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:6]) < 65_536):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
-    return int(text)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal."""
+def run(arguments: Namespace) -> int:
     import logging
 
     from revenuebase_compat.adopt.gateway import serve
@@ -46,18 +41,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     def on_ready(address: str) -> None:
         plain = address.startswith("unix:")  # which is no base URL
-        line = f"# listening on {address}" if plain else f"export REVENUEBASE_BASE_URL={address}"
         try:
-            print(line, flush=True)
-        except (OSError, ValueError) as error:
-            raise _no_stdout(getattr(error, "strerror", None) or str(error)) from None
-        print(f"forwarding to {arguments.upstream} until Ctrl-C", file=sys.stderr)
+            show(f"# listening on {address}" if plain else f"export REVENUEBASE_BASE_URL={address}")
+        except OutputLost as error:
+            raise _no_stdout(str(error) or "its reader went away") from None
+        note(f"forwarding to {arguments.upstream} until Ctrl-C")
 
-    if sys.stdout is None:
-        raise _no_stdout("it is closed")
-    level = arguments.log_level.upper()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("revenuebase_compat").setLevel(level)
+    if getattr(sys.stdout, "name", "") == os.devnull:  # what main() puts where there was none
+        raise _no_stdout("stdout is closed")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("revenuebase_compat").setLevel(arguments.log_level.upper())
     serve(
         # The variable is the clients', and names the gateway itself.
         Settings.from_env(base_url=DEFAULT_BASE_URL),
@@ -74,4 +67,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _no_stdout(why: str) -> ConfigurationError:
-    return ConfigurationError(f"the gateway's address cannot be written to stdout: {why}")
+    return ConfigurationError(f"the gateway's address cannot be told: {why}")

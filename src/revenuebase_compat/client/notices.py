@@ -80,8 +80,11 @@ def log(
         message += f" ({left_out} like this were left out since it was last said)"
     import logging  # with no notice, a tenth of what importing cancel_job costs
 
-    say = getattr(logging.getLogger(_PACKAGE), level)
-    say("%s", message, extra={**extra, "left_out": left_out})
+    logger = logging.getLogger(_PACKAGE)
+    if not logger.hasHandlers():
+        # Python's last resort prints the bare message: say who speaks.
+        message = f"revenuebase-compat: {message}"
+    getattr(logger, level)("%s", message, extra={**extra, "left_out": left_out})
 
 
 def log_left(call: str, successor: str | None, stage: Phase, words: str) -> None:

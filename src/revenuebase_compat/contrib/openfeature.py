@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from revenuebase_compat.client.extras import missing_extra
 from revenuebase_compat.core.routes import RouteContext
 
 try:
@@ -22,8 +23,7 @@ try:
     from openfeature.flag_evaluation import FlagEvaluationDetails, Reason
     from openfeature.provider.no_op_provider import PASSED_IN_DEFAULT
 except ImportError as error:
-    sentence = "OpenFeatureFlag needs an extra: pip install 'revenuebase-compat[openfeature]'"
-    raise ImportError(sentence) from error
+    raise missing_extra("OpenFeatureFlag", "openfeature", error) from error
 
 __all__ = ["OpenFeatureFlag"]
 

@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
+from revenuebase_compat.client.extras import missing_extra
 from revenuebase_compat.core.events import CancelEvent
 
 try:
     from opentelemetry.metrics import MeterProvider, get_meter_provider
 except ImportError as error:
-    sentence = "CancelMetrics needs an extra: pip install 'revenuebase-compat[otel]'"
-    raise ImportError(sentence) from error
+    raise missing_extra("CancelMetrics", "otel", error) from error
 
 from revenuebase_compat._version import __version__
 

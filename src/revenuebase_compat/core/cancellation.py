@@ -125,7 +125,7 @@ def cancel(
     """Cancel one job; ``process_id`` is checked.
 
     With ``wait`` (seconds, beside ``timeout``) the job's status is then read until it has
-    ended; ``on_status`` is called with each reading.
+    ended, also of a job that was cancelled before; ``on_status`` is called with each reading.
 
     Raises:
         CancelError: one of its subclasses, and nothing else of this library's own.
@@ -133,7 +133,13 @@ def cancel(
     call = _Call(context, process_id)
     outcome, facts = "interrupted", {}
     try:
-        result = yield from call.run()
+        try:
+            result = yield from call.run()
+        except AlreadyCancelledError as error:
+            if wait is not None and not error.outcome_unknown:
+                before = call.result(Job(process_id, "", JobStatus.CANCELLING.value, ""))
+                yield from call.wait(before, wait, on_status)
+            raise
         if wait is not None:
             result = yield from call.wait(result, wait, on_status)
         outcome = "cancelled"

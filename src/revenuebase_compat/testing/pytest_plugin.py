@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Clock:
     """The time of the sandbox, and of every client that was given no clock of its own.
 
-    It is the real time until it is moved; then it stands still until it is moved again.
+    It is the real time until it is moved, and runs on from there.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -66,7 +66,7 @@ def _revenuebase_server() -> Iterator[Sandbox]:
 def revenuebase_sandbox(
     _revenuebase_server: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sandbox]:
-    """The RevenueBase API on loopback: no jobs yet, no faults, and the real date.
+    """The RevenueBase API on loopback: 1,000 credits, no jobs yet, no faults, and the real date.
 
     ``REVENUEBASE_BASE_URL`` and ``REVENUEBASE_API_KEY`` lead ``cancel_job()`` and the vendor's SDK
     to it. What this process remembers of v1, and its default client, are put aside for the test.

@@ -300,7 +300,7 @@ def test_more_clients_than_descriptors_cost_one_line() -> None:
         wait_for(lambda: httpx.get(url + "/x", headers=KEY).status_code == 200)
         process.terminate()
         _, err = process.communicate(timeout=10)
-    assert err == f"the gateway has {clients} connections, and refuses more\n"
+    assert err == f"revenuebase-compat: the gateway has {clients} connections, and refuses more\n"
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one() -> None:

@@ -42,7 +42,7 @@ def test_a_cancel_of_v1_arrives_as_one_of_v2(running: Running, sandbox: Sandbox)
         "process_id": 42,
         "filename": "job-42.csv",
         "current_status": "CANCELLING",
-        "message": "Job is being cancelled.",
+        "message": "Job is cancelling.",
     }
     assert [(one.method, one.path) for one in sandbox.requests] == [("POST", "/v2/jobs/42/cancel")]
     assert sandbox.jobs[42].status == "CANCELLING"

@@ -10,10 +10,10 @@ from revenuebase_compat.testing.sandbox import Sandbox
 def test_midnight(revenuebase_sandbox: Sandbox, revenuebase_clock: Clock) -> None:
     revenuebase_sandbox.add_job(1)
     revenuebase_sandbox.add_job(2)
-    revenuebase_clock.move_to("2026-07-06T23:59:59")
+    revenuebase_clock.move_to("2026-07-06T23:00")
     with pytest.warns(ApiDeprecationWarning, match="v1 ends on 2026-07-07"):
         assert str(cancel_job(1).route) == "v1 (DEFAULT)"
-    revenuebase_clock.advance(seconds=1)
+    revenuebase_clock.advance(hours=1)
     assert str(cancel_job(2).route) == "v2 (SUNSET)"
     paths = [request.path for request in revenuebase_sandbox.requests]
     assert paths == ["/v1/cancel-process", "/v2/jobs/2/cancel"]

@@ -1,12 +1,15 @@
 """The gateway: a loopback reverse proxy for clients in any language (extra ``gateway``)."""
 
 try:
-    from .app import Gateway
-    from .server import Server, listen, serve
+    import h11  # noqa: F401
+    import prometheus_client  # noqa: F401
+    import uvicorn  # noqa: F401
 except ImportError as error:
-    if (error.name or "").partition(".")[0] not in ("h11", "prometheus_client", "uvicorn"):
-        raise
-    sentence = "the gateway needs an extra: pip install 'revenuebase-compat[gateway]'"
-    raise ImportError(sentence) from error
+    from revenuebase_compat.client.extras import missing_extra
+
+    raise missing_extra("the gateway", "gateway", error) from error
+
+from .app import Gateway
+from .server import Server, listen, serve
 
 __all__ = ["Gateway", "Server", "listen", "serve"]

@@ -71,7 +71,7 @@ class AiohttpCall(Call):
         if endpoint.names_job or moved.method != method:
             skip = {"Content-Type", *(options.get("skip_auto_headers") or ())}
             options = {**options, "skip_auto_headers": skip}
-            # From 3.10.11 on; before, a GET is repeated where a kept connection has died.
+            # From 3.11 on; 3.10 repeats any GET whose kept connection has died, older ones none.
             if hasattr(session, "_retry_connection"):
                 self._owner._retry_connection = False
         self._owner._base_url = None  # beside which older ones take no absolute URL

@@ -1,5 +1,12 @@
 """The vendor's API on loopback, for trying out and for tests (extra ``sandbox``)."""
 
-from .service import Job, RecordedRequest, Sandbox, default_envelope
+from revenuebase_compat.client.extras import missing_extra
 
-__all__ = ["Job", "RecordedRequest", "Sandbox", "default_envelope"]
+try:
+    from .app import ENVELOPE_NAMES, default_envelope
+    from .jobs import Job
+    from .service import RecordedRequest, Sandbox
+except ImportError as error:
+    raise missing_extra("the sandbox", "sandbox", error) from error
+
+__all__ = ["ENVELOPE_NAMES", "Job", "RecordedRequest", "Sandbox", "default_envelope"]

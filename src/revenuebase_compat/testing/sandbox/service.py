@@ -1,51 +1,39 @@
-"""The sandbox: the RevenueBase cancel API as a local FastAPI service, for trying out and for tests.
+"""The sandbox: the RevenueBase API as a local service, for trying out and for tests.
 
 It answers both versions as the vendor publishes them, on loopback only, by a clock that can be set,
-and plays outages on request. The core never imports it.
+and plays outages on request. What is not published it takes from the vendor's SDK.
 """
+
+from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from http.client import responses as reason_phrases
-from itertools import chain, repeat
-from typing import Annotated, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
 
-try:
-    import uvicorn
-    from fastapi import Depends, FastAPI, HTTPException, Request, Security
-    from fastapi.responses import JSONResponse
-    from fastapi.security import APIKeyHeader
-    from pydantic import BaseModel
+from fastapi.responses import JSONResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from revenuebase_compat.client.serving import listen, make_server
+
+from .app import ENVELOPE_NAMES, build_app, default_envelope
+from .faults import VERSIONS, Faults, RateLimit
+from .jobs import SAMPLES, STATES, Job, Verdict, cost_of, extension, result_file, verify
+
+if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-except ImportError as error:
-    sentence = "the sandbox needs an extra: pip install 'revenuebase-compat[sandbox]'"
-    raise ImportError(sentence) from error
-
-__all__ = ["Job", "RecordedRequest", "Sandbox"]
-
-VERSIONS = ("v1", "v2")
-ENDED = ("COMPLETED", "ERROR")
-CANCELLED = ("CANCELLING", "CANCELLED")
-STATES = ("QUEUED", "PROCESSING", *ENDED, *CANCELLED)
-PUBLISHED_RATE = 60
-
-
-@dataclass
-class Job:
-    process_id: int
-    filename: str
-    status: str
-    cancelled_at: float = field(default=math.inf, compare=False, repr=False)  # monotonic
 
 
 @dataclass(frozen=True)
@@ -58,29 +46,35 @@ class RecordedRequest:
     version: str
 
 
-# The status to answer, None for hanging up; and whether the request takes effect all the same.
-_Fault = tuple[int | None, bool]
+class Sandbox(Faults):
+    """The service, its account and its clock. Inside a ``with`` block it serves on ``base_url``.
 
+    Every option is an attribute, too, and may be changed while it serves.
 
-class BatchEmailStatusRequest(BaseModel):
-    process_id: int
+    Args:
+        api_key: the account's key; rotating it changes it.
+        jobs: the jobs it holds, as ids (all ``QUEUED``) or with their states. They stay as they
+            are until they are cancelled; uploaded ones go on by themselves.
+        now: its clock is set to this (aware) time, and runs on from there; ``None``: the real time.
+        sunset: from that (aware) instant on every request to v1 is answered 410.
+        port: 0 takes a free one.
+        rate_limit: requests a key may make in a minute, the next one is a 429; told in
+            ``X-RateLimit-*`` headers. ``None``: no limit and no such headers.
+        announce: whether v1's answers carry ``Deprecation``, ``Sunset`` and ``Link`` headers.
+        cancelling_for: seconds for which a job stays ``CANCELLING`` before it is ``CANCELLED``.
+        envelope: how a 400 holds its code: one of ``ENVELOPE_NAMES``, or a callable that makes the
+            body of the code and the words.
+        credits: what the account has. A verified address that is ``Valid`` or ``Invalid`` costs
+            one, a completed job one for each such row; at none, verifying is a 402.
+        mx_record_checked: that field of the metadata: ``""``, ``"checked"``, a host's name, a
+            bool or ``None``, as sources disagree about it.
+        queued_for: seconds for which an uploaded job is ``QUEUED``.
+        processing_for: seconds for which it is ``PROCESSING`` then.
+        monotonic: by what its clock runs on, in seconds; a constant makes it stand still.
+        on_request: called with each ``RecordedRequest``, in the server's thread.
 
-
-class BatchEmailStatusResponse(BaseModel):
-    process_id: int
-    filename: str
-    current_status: str
-    message: str
-
-
-def default_envelope(code: str, message: str) -> Any:
-    return {"detail": {"error": code, "message": message}}
-
-
-class Sandbox:
-    """The service, its jobs and its clock. Inside a `with` block it serves on `base_url`.
-
-    A job stays CANCELLING for `cancelling_for` real seconds, and is CANCELLED then.
+    Raises:
+        ValueError: an option is none of these; named.
     """
 
     base_url: str
@@ -96,84 +90,145 @@ class Sandbox:
         rate_limit: int | None = None,
         announce: bool = False,
         cancelling_for: float = math.inf,
-        envelope: Callable[[str, str], Any] = default_envelope,
+        envelope: str | Callable[[str, str], Any] = default_envelope,
+        credits: int = 1000,
+        mx_record_checked: str | bool | None = "",
+        queued_for: float = 30.0,
+        processing_for: float = 30.0,
+        monotonic: Callable[[], float] = time.monotonic,
+        on_request: Callable[[RecordedRequest], object] = lambda request: None,
     ) -> None:
-        self.api_key = api_key
-        self.now = now
-        self.sunset = _aware("sunset", sunset)
-        self.port = port
-        self.rate_limit = rate_limit
-        self.announce = announce
-        self.cancelling_for = cancelling_for
-        self.envelope = envelope
-        self.jobs: dict[int, Job] = {}
+        super().__init__()
+        if isinstance(envelope, str) and envelope not in ENVELOPE_NAMES:
+            raise ValueError(f"envelope is one of {', '.join(ENVELOPE_NAMES)}, not {envelope!r}")
+        self._lock = threading.RLock()
+        self._jobs: dict[int, Job] = {}
+        self._changing: list[Job] = []  # those that go on by themselves
+        self._set: tuple[datetime, float] | None = None  # the clock, and when it was set
+        self._limit = RateLimit()
         self.requests: list[RecordedRequest] = []
-        self._hits: dict[bytes, list[float]] = {}
-        self._faults: dict[str, Iterator[_Fault]] = {}
+        self.monotonic, self.now, self.sunset = monotonic, now, _aware("sunset", sunset)
+        self.api_key, self.port, self.credits, self.rate_limit = api_key, port, credits, rate_limit
+        self.cancelling_for = cancelling_for
+        self.queued_for, self.processing_for = queued_for, processing_for
+        self.announce, self.envelope, self.on_request = announce, envelope, on_request
+        self.mx_record_checked = mx_record_checked
+        for name in ("rate_limit", "cancelling_for", "credits", "queued_for", "processing_for"):
+            number = getattr(self, name)
+            if number is not None and not number >= 0:
+                raise ValueError(f"{name} is 0 or more, not {number!r}")
         seeds = jobs if isinstance(jobs, Mapping) else dict.fromkeys(jobs or (), "QUEUED")
         for process_id, status in seeds.items():
             self.add_job(process_id, status)
-        self.app = _build_app(self)
+        self.app = build_app(self)
 
     @property
     def now(self) -> datetime:
-        return self._now or datetime.now(timezone.utc)
+        """Its time (aware); runs on from where it is set, and ``None`` is the real time."""
+        if self._set is None:
+            return datetime.now(timezone.utc)
+        return self._set[0] + timedelta(seconds=self.monotonic() - self._set[1])
 
     @now.setter
     def now(self, value: datetime | None) -> None:
-        # A clock that was set stands still until it is set again; None is the real one.
-        self._now = None if value is None else _aware("now", value)
+        before = self.now
+        self._set = None if value is None else (_aware("now", value), self.monotonic())
+        back = min(timedelta(), self.now - before)
+        for job in self._changing:
+            job.since += back  # a job does not become younger
+
+    @property
+    def jobs(self) -> dict[int, Job]:
+        """Its jobs by process id, as they are by its clock."""
+        with self._lock:
+            self._advance()
+            return self._jobs
 
     def add_job(self, process_id: int, status: str = "QUEUED", filename: str | None = None) -> Job:
+        """Put in a job that stays as it is until it is cancelled.
+
+        Raises:
+            ValueError: there is no such status.
+        """
         if status not in STATES:
             raise ValueError(f"a job's status is one of {', '.join(STATES)}, not {status!r}")
-        job = Job(process_id, filename or f"job-{process_id}.csv", status)
-        self.jobs[process_id] = job
+        name = filename or f"job-{process_id}.csv"
+        sample = SAMPLES[extension(name) or ".csv"]
+        job = self._jobs[process_id] = Job(process_id, name, status, sample, since=self.now)
         return job
 
-    def fail(
-        self, version: str, status: int, *, times: int | None = None, after_applying: bool = False
-    ) -> None:
-        """Answer `status` to the next `times` requests of a version, or to all until `heal()`.
+    def upload(self, filename: str, file: IO[bytes], metadata: bool = False) -> Job:
+        """Keep a file until the sandbox stops, and start a job with it."""
+        path = Path(self._folder.name, uuid4().hex)
+        with path.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+        return self.start(filename, path, metadata)
 
-        The faults of a version are played in the order they were given.
-        """
-        if not 400 <= status <= 599:
-            raise ValueError(f"the status of a fault is 400 to 599, not {status!r}")
-        self._add_fault(version, (status, after_applying), times)
+    def start(self, filename: str, content: bytes | Path, metadata: bool = False) -> Job:
+        """Start a job that goes on by itself: QUEUED, PROCESSING, then COMPLETED or ERROR."""
+        job = Job(0, filename, "QUEUED", content, metadata)
+        job.cost = cost_of(job, self.judge)
+        with self._lock:
+            job.process_id, job.since = max(self._jobs, default=0) + 1, self.now
+            self._jobs[job.process_id] = job
+            self._changing.append(job)
+        return job
 
-    def drop(self, version: str, times: int = 1) -> None:
-        """Do what the next `times` requests ask for, then hang up without a word."""
-        self._add_fault(version, (None, True), times)
+    def cancel(self, job: Job) -> Job:
+        """Make a job CANCELLING, whatever it was."""
+        with self._lock:
+            job.status = "CANCELLING"
+            self._changing = [one for one in self._changing if one is not job]
+            if self.cancelling_for < math.inf:
+                job.since = self.now
+                self._changing.append(job)
+        return job
 
-    def heal(self, version: str | None = None) -> None:
-        for healed in VERSIONS if version is None else (version,):
-            self._faults.pop(healed, None)
+    def rotate_key(self) -> str:
+        """Replace ``api_key``; the old one is refused at once."""
+        self.api_key = f"rb_test_{uuid4().hex}"
+        return self.api_key
 
-    def _add_fault(self, version: str, fault: _Fault, times: int | None) -> None:
-        if version not in VERSIONS:
-            raise ValueError(f"a version is one of {', '.join(VERSIONS)}, not {version!r}")
-        played = repeat(fault) if times is None else repeat(fault, times)
-        self._faults[version] = chain(self._faults.get(version, ()), played)
+    def judge(self, address: str, metadata: bool = False) -> Verdict:
+        """What verifying an address finds out."""
+        return verify(address, metadata, self.mx_record_checked, self.now)
 
-    def __enter__(self) -> "Sandbox":
-        self._socket = socket.create_server(("127.0.0.1", self.port))
-        # asyncio overlooks a socket made this way, and Nagle then delays every answer by 40 ms.
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def result_of(self, job: Job) -> Iterator[bytes]:
+        """A job's file with the results, in pieces; those of a cancelled job are empty."""
+
+        def judge(address: str) -> Verdict:
+            verdict = self.judge(address, job.metadata)
+            return dict.fromkeys(verdict, "") if job.status == "CANCELLED" else verdict
+
+        return result_file(job, judge)
+
+    def _advance(self) -> None:
+        """Let jobs go on by as much time as has passed."""
+        if not self._changing:
+            return
+        now = self.now
+        following = {
+            "QUEUED": (self.queued_for, "PROCESSING"),
+            "PROCESSING": (self.processing_for, "COMPLETED"),
+            "CANCELLING": (self.cancelling_for, "CANCELLED"),
+        }
+        for job in self._changing:
+            while job.status in following:
+                seconds, status = following[job.status]
+                if (now - job.since).total_seconds() < seconds:
+                    break
+                job.since += timedelta(seconds=seconds)
+                job.status = status
+                if status == "COMPLETED":
+                    job.status = "ERROR" if job.cost is None else status
+                    self.credits = max(0, self.credits - (job.cost or 0))
+        self._changing = [job for job in self._changing if job.status in following]
+
+    def __enter__(self) -> Sandbox:
+        self._socket = listen("127.0.0.1", self.port)
+        self._folder = TemporaryDirectory(prefix="revenuebase-sandbox-")
         self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(
-            self._serve,
-            interface="asgi3",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            proxy_headers=False,  # X-Forwarded-For would hide which connection drop() means
-            date_header=False,
-            timeout_graceful_shutdown=1,
-        )
-        self._server = uvicorn.Server(config)
+        self._server = make_server(self._serve, timeout_graceful_shutdown=1)
         serving = self._server.serve(sockets=[self._socket])
         self._thread = threading.Thread(target=asyncio.run, args=(serving,), daemon=True)
         self._thread.start()
@@ -186,11 +241,13 @@ class Sandbox:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
+        self._folder.cleanup()
 
     def wait(self) -> None:
         """Block until Ctrl-C or SIGTERM; for the main thread, where signals arrive."""
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = signal.getsignal(signal.SIGTERM)
         with suppress(KeyboardInterrupt):
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             while self._thread.is_alive():
                 self._thread.join(1)
         signal.signal(signal.SIGTERM, before)
@@ -199,7 +256,8 @@ class Sandbox:
         """What concerns every request, whatever its route, between uvicorn and the app."""
         now, path = self.now, scope["path"]
         version = next((v for v in VERSIONS if path.startswith(f"/{v}/")), "")
-        over_limit, headers = self._count(dict(scope["headers"]).get(b"x-key", b""), now)
+        key = dict(scope["headers"]).get(b"x-key", b"")
+        over_limit, headers = self._limit.count(key, self.rate_limit, now)
         headers["date"] = _http_date(now)
         if self.announce and version == "v1":
             # Nobody published since when v1 is deprecated: half a year's notice is made up.
@@ -209,6 +267,7 @@ class Sandbox:
 
         def record(status: int | None) -> None:
             self.requests.append(RecordedRequest(scope["method"], path, status, version))
+            self.on_request(self.requests[-1])
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -234,7 +293,7 @@ class Sandbox:
             app = JSONResponse({"detail": "API v1 is retired. Use /v2/ instead."}, 410)
         elif over_limit:
             app = JSONResponse({"detail": "Rate limit exceeded"}, 429)
-        fault = next(self._faults.get(version, iter(())), None)
+        fault = self.next_fault(version)
         if fault:
             status, applied = fault
             if applied:
@@ -242,21 +301,6 @@ class Sandbox:
             phrase = reason_phrases.get(status or 0, f"Error {status}")
             app = JSONResponse({"detail": phrase}, status) if status else hang_up
         await app(scope, receive, answer)
-
-    def _count(self, key: bytes, now: datetime) -> tuple[bool, dict[str, str]]:
-        """Count a request of this key, unless it is one too many; and what the headers say."""
-        limit = PUBLISHED_RATE if self.rate_limit is None else self.rate_limit
-        second = now.timestamp()
-        hits = [hit for hit in self._hits.get(key, ()) if second - 60 < hit <= second]
-        over_limit = self.rate_limit is not None and len(hits) >= limit
-        if not over_limit:
-            hits.append(second)
-        self._hits[key] = hits
-        return over_limit, {
-            "x-ratelimit-limit": str(limit),
-            "x-ratelimit-remaining": str(max(0, limit - len(hits))),
-            "x-ratelimit-reset": str(math.ceil(min(hits, default=second) + 60)),
-        }
 
 
 def _aware(name: str, value: datetime) -> datetime:
@@ -267,65 +311,3 @@ def _aware(name: str, value: datetime) -> datetime:
 
 def _http_date(instant: datetime) -> str:
     return format_datetime(instant.astimezone(timezone.utc), usegmt=True)
-
-
-class _Refused(Exception):
-    """A 400 whose body is the envelope's."""
-
-
-def _build_app(sandbox: Sandbox) -> FastAPI:
-    # The vendor's names throughout: FastAPI makes the vendor's OpenAPI document out of them.
-    key_header = APIKeyHeader(name="x-key", auto_error=False)
-
-    async def authenticate(key: Annotated[str | None, Security(key_header)]) -> None:
-        if key != sandbox.api_key:
-            raise HTTPException(401, "Not authenticated")
-
-    def find(process_id: int) -> Job:
-        if process_id not in sandbox.jobs:
-            raise HTTPException(400, "Invalid process_id or job does not belong to your account.")
-        job = sandbox.jobs[process_id]
-        stopped = time.monotonic() - job.cancelled_at >= sandbox.cancelling_for
-        if stopped and job.status == "CANCELLING":
-            job.status = "CANCELLED"
-        return job
-
-    def read(process_id: int, message: str = "Job found.") -> BatchEmailStatusResponse:
-        job = find(process_id)
-        return BatchEmailStatusResponse(
-            process_id=process_id, filename=job.filename, current_status=job.status, message=message
-        )
-
-    def cancel(process_id: int) -> BatchEmailStatusResponse:
-        job = find(process_id)
-        if job.status in CANCELLED:
-            raise _Refused(sandbox.envelope("already_cancelled", "Job is already cancelled."))
-        if job.status in ENDED:
-            message = f"Job has status {job.status} and cannot be cancelled."
-            raise _Refused(sandbox.envelope("not_cancellable", message))
-        job.status, job.cancelled_at = "CANCELLING", time.monotonic()
-        return read(process_id, "Job is being cancelled.")
-
-    app = FastAPI(title="RevenueBase sandbox", dependencies=[Depends(authenticate)])
-
-    @app.exception_handler(_Refused)
-    async def refuse(_request: Request, refused: Exception) -> JSONResponse:
-        return JSONResponse(refused.args[0], 400)
-
-    @app.post("/v1/cancel-process", deprecated=True)
-    async def cancel_process(body: BatchEmailStatusRequest) -> BatchEmailStatusResponse:
-        return cancel(body.process_id)
-
-    @app.post("/v1/batch-process-email-status", deprecated=True)
-    async def batch_process_email_status(body: BatchEmailStatusRequest) -> BatchEmailStatusResponse:
-        return read(body.process_id)
-
-    @app.get("/v2/jobs/{process_id}")
-    async def get_job(process_id: int) -> BatchEmailStatusResponse:
-        return read(process_id)
-
-    @app.post("/v2/jobs/{process_id}/cancel")
-    async def cancel_job(process_id: int) -> BatchEmailStatusResponse:
-        return cancel(process_id)
-
-    return app

@@ -1,0 +1,263 @@
+"""The vendor's operations on both versions, as a FastAPI app made of the table of endpoints.
+
+Names are the vendor's throughout: FastAPI makes the vendor's OpenAPI document out of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import python_multipart  # noqa: F401 (FastAPI needs it, and would say so less clearly)
+from fastapi import Depends, FastAPI, Query, Request, Security, UploadFile
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import APIKeyHeader
+from pydantic import AfterValidator, BaseModel, WithJsonSchema, create_model
+from pydantic_core import PydanticCustomError
+from starlette.concurrency import run_in_threadpool
+
+from revenuebase_compat.core.endpoints import CREDITS, ENDPOINTS
+
+from .jobs import CANCELLED, ENDED, MEDIA_TYPES, Job, extension
+
+
+def _valid(address: str) -> str:
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s.]+", address):
+        reason = {"reason": "It has no form such as name@example.com."}
+        raise PydanticCustomError("value_error", "value is not a valid email address", reason)
+    return address
+
+
+EmailAddress = Annotated[
+    str, AfterValidator(_valid), WithJsonSchema({"type": "string", "format": "email"})
+]
+Metadata = Annotated[bool, Query(description="Include detailed metadata")]
+
+
+class RealTimeEmailRequest(BaseModel):
+    email: EmailAddress
+
+
+class BatchEmailRequest(BaseModel):
+    filename: str
+
+
+class BatchEmailStatusRequest(BaseModel):
+    process_id: int
+
+
+class Process(BaseModel):
+    process_id: int
+    filename: str
+    status: str
+    message: str
+    last_updated: datetime
+
+
+class QueuedProcessesResponse(BaseModel):
+    processes: list[Process]
+
+
+def _answer(name: str, **fields: Any) -> Any:
+    required: Any = {field: (kind, ...) for field, kind in fields.items()}
+    return create_model(name, **required)
+
+
+BatchEmailResponse = _answer("BatchEmailResponse", process_id=int, filename=str, status=str)
+BatchEmailStatusResponse = _answer(
+    "BatchEmailStatusResponse", process_id=int, filename=str, current_status=str, message=str
+)
+UsageResponse = _answer("UsageResponse", credits=int)
+CreditsResponse = _answer("CreditsResponse", credits=int)
+NewKeyResponse = _answer("NewKeyResponse", api_key=str)
+
+
+def default_envelope(code: str, message: str) -> Any:
+    """``{"detail": {"error": code, "message": message}}``."""
+    return {"detail": {"error": code, "message": message}}
+
+
+#: Where the code of a 400 stands is not published: forms that were seen or are plausible, by name.
+#: ``vendor``, that of the vendor's SDK's tests, is ``message-prose`` on v1 and ``message`` on v2.
+ENVELOPES: dict[str, Callable[[str, str], Any]] = {
+    "detail-error": default_envelope,
+    "detail-code": lambda code, message: {"detail": {"code": code, "message": message}},
+    "detail": lambda code, message: {"detail": code},
+    "detail-prose": lambda code, message: {"detail": message},
+    "error": lambda code, message: {"error": code, "message": message},
+    "code": lambda code, message: {"detail": message, "code": code},
+    "message": lambda code, message: {"message": code or message},
+    "message-prose": lambda code, message: {"message": message},
+    "problem": lambda code, message: {  # RFC 9457
+        "type": f"https://api.revenuebase.ai/errors/{code}",
+        "title": "Bad Request",
+        "status": 400,
+        "detail": message,
+    },
+}
+ENVELOPE_NAMES = (*ENVELOPES, "vendor")
+
+
+class Refused(Exception):
+    """An error answer: its status, its code or ``""``, and words."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(status, code, message)
+
+
+class Api:
+    """What the operations do with a ``Sandbox``, each by the vendor's name of it on v2."""
+
+    def __init__(self, sandbox: Any) -> None:
+        self.sandbox = sandbox
+
+    def find(self, process_id: int) -> Job:
+        try:
+            job: Job = self.sandbox.jobs[process_id]
+            return job
+        except KeyError:
+            sentence = "Invalid process_id or job does not belong to your account."
+            raise Refused(400, "", sentence) from None
+
+    async def get_usage(self) -> Any:
+        _ = self.sandbox.jobs  # those that have ended meanwhile are charged for
+        return {"credits": self.sandbox.credits}
+
+    async def rotate_api_key(self) -> Any:
+        return {"api_key": self.sandbox.rotate_key()}
+
+    async def verify_email(self, body: RealTimeEmailRequest, metadata: Metadata = False) -> Any:
+        if self.sandbox.credits < 1:
+            raise Refused(402, "", "Insufficient credits. Recharge your account before retrying.")
+        verdict = self.sandbox.judge(body.email, metadata)
+        self.sandbox.credits -= verdict["status"] != "Unknown"
+        return {"email": body.email, **verdict}
+
+    async def verify_email_batch(
+        self, requested_file: UploadFile, metadata: Metadata = False
+    ) -> Any:
+        name = requested_file.filename or ""
+        if not extension(name):
+            raise Refused(400, "invalid_extension", "File must be `.csv` or `.json`.")
+        if not requested_file.size:
+            raise Refused(400, "upload_error", "File upload failed. Contact support.")
+        file = requested_file.file
+        job = await run_in_threadpool(self.sandbox.upload, name, file, metadata)
+        return _facts(job) | {"status": "PROCESSING QUEUED"}
+
+    async def batch_process_email(self, body: BatchEmailRequest, metadata: Metadata = False) -> Any:
+        known = {job.filename: job.content for job in self.sandbox.jobs.values()}
+        if body.filename not in known:
+            raise Refused(400, "", "File not found.")
+        content = known[body.filename]
+        job = await run_in_threadpool(self.sandbox.start, body.filename, content, metadata)
+        return _facts(job) | {"status": "PROCESSING QUEUED"}
+
+    async def list_jobs(self) -> Any:
+        jobs = [*self.sandbox.jobs.values()]
+        active = [_facts(job) for job in jobs if job.status in ("QUEUED", "PROCESSING")]
+        return {"processes": active}
+
+    async def get_job(self, process_id: int) -> Any:
+        return _facts(self.find(process_id))
+
+    async def cancel_job(self, process_id: int) -> Any:
+        job = self.find(process_id)
+        if job.status in CANCELLED:
+            raise Refused(400, "already_cancelled", "Job is already cancelled.")
+        if job.status in ENDED:
+            message = f"Job has status {job.status} and cannot be cancelled."
+            raise Refused(400, "not_cancellable", message)
+        return _facts(self.sandbox.cancel(job))
+
+    async def download_job(self, process_id: int) -> Any:
+        job = self.find(process_id)
+        if job.status == "ERROR":
+            raise Refused(400, "process_error", "Job ended with an error.")
+        if job.status not in ("COMPLETED", "CANCELLED"):
+            message = f"Job must be COMPLETED or CANCELLED before downloading, and is {job.status}"
+            raise Refused(400, "not_completed", message)
+        # RFC 6266: a name that needs quoting is given in its encoded form.
+        quoted = quote(job.filename, safe=" ")
+        name = f'="{quoted}"' if quoted == job.filename else f"*=utf-8''{quote(job.filename)}"
+        return StreamingResponse(
+            self.sandbox.result_of(job),
+            media_type=MEDIA_TYPES[extension(job.filename) or ".csv"],
+            headers={"content-disposition": f"attachment; filename{name}"},
+        )
+
+
+#: By the names of the table of endpoints: the vendor's name on v2, and what it answers.
+OPERATIONS: dict[str, tuple[str, Any]] = {
+    "credits": ("get_usage", UsageResponse),
+    "rotate_key": ("rotate_api_key", NewKeyResponse),
+    "verify": ("verify_email", Any),
+    "upload": ("verify_email_batch", BatchEmailResponse),
+    "start": ("batch_process_email", BatchEmailResponse),
+    "list": ("list_jobs", QueuedProcessesResponse),
+    "status": ("get_job", BatchEmailStatusResponse),
+    "cancel": ("cancel_job", BatchEmailStatusResponse),
+    "download": ("download_job", Any),
+}
+_KEY = APIKeyHeader(name="x-key", auto_error=False)
+
+
+def build_app(sandbox: Any) -> FastAPI:
+    """The app before a sandbox's account; the sunset, faults and limits come before it."""
+
+    async def authenticate(key: Annotated[str | None, Security(_KEY)]) -> None:
+        if key != sandbox.api_key:
+            raise Refused(401, "", "Not authenticated")
+
+    app = FastAPI(title="RevenueBase sandbox", dependencies=[Depends(authenticate)])
+    api = Api(sandbox)
+
+    @app.exception_handler(Refused)
+    async def refuse(request: Request, refused: Any) -> JSONResponse:
+        status, code, message = refused.args
+        envelope = sandbox.envelope
+        if envelope == "vendor":
+            envelope = "message-prose" if request.url.path.startswith("/v1/") else "message"
+        wrap = ENVELOPES[envelope] if isinstance(envelope, str) else envelope
+        in_message = isinstance(envelope, str) and envelope.startswith("message")
+        body = wrap(code, message) if code or in_message else {"detail": message}
+        problem = "application/problem+json" if envelope == "problem" else None
+        return JSONResponse(body, status, media_type=problem)
+
+    for endpoint in ENDPOINTS:
+        name, model = OPERATIONS[endpoint.name]
+        operation = getattr(api, name)
+        app.add_api_route(
+            endpoint.path,
+            _by_body(operation) if endpoint.names_job else operation,
+            methods=[endpoint.method],
+            name=endpoint.path.removeprefix("/v1/").replace("-", "_"),
+            response_model=CreditsResponse if endpoint is CREDITS else model,
+            deprecated=True,
+        )
+        if endpoint.v2_path and endpoint.v2_method:
+            methods = [endpoint.v2_method]
+            app.add_api_route(endpoint.v2_path, operation, methods=methods, response_model=model)
+    return app
+
+
+def _by_body(operation: Callable[[int], Any]) -> Callable[..., Any]:
+    async def by_body(body: BatchEmailStatusRequest) -> Any:
+        return await operation(body.process_id)
+
+    return by_body
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """All that any answer says of a job; FastAPI keeps what the operation's answer has."""
+    return {
+        "process_id": job.process_id,
+        "filename": job.filename,
+        "status": job.status,
+        "current_status": job.status,
+        "message": f"Job is {job.status.lower()}.",
+        "last_updated": job.since.astimezone(timezone.utc).replace(tzinfo=None, microsecond=0),
+    }
