@@ -196,7 +196,7 @@ def run(delay: float, numbers: Sequence[int], rounds: int, seconds: float) -> Ta
 
 
 def middle(found: Table, name: str, number: int, what: str) -> float:
-    return statistics.median(getattr(one, what) for one in found[name, number])
+    return float(statistics.median(getattr(one, what) for one in found[name, number]))
 
 
 def ratio(found: Table, name: str, other: str, number: int) -> float:
