@@ -202,7 +202,7 @@ def middle(found: Table, name: str, number: int, what: str) -> float:
 def ratio(found: Table, name: str, other: str, number: int) -> float:
     """Of their rates within each round, so that a busy moment is in both."""
     pairs = zip(found[name, number], found[other, number], strict=True)
-    return statistics.median(one.rate / two.rate for one, two in pairs)
+    return float(statistics.median(one.rate / two.rate for one, two in pairs))
 
 
 def show(found: Table, title: str) -> None:
