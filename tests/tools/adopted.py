@@ -2,128 +2,169 @@
 
     python -m tests.tools.adopted
 
-Each cell is a run of the program against the sandbox, whose v1 is gone; none of them is changed.
+Each row is a run of the program against the sandbox, whose v1 is gone; none of them is changed.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from revenuebase_compat.testing.sandbox import Sandbox
-from tests.adopt import test_programs, test_runner, test_sdk_names
+from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
+from tests.adopt import test_runner, test_sdk_names
 from tests.support import AFTER, SUNSET
+from tests.support.environments import environment
+from tests.support.programs import GONE, LIBRARIES, PROGRAMS, api, execute
 
-LIBRARIES = {
-    "requests": "script on requests",
-    "urllib3": "script on urllib3",
-    "urllib.request": "script on urllib.request",
-    "http.client": "script on http.client",
-    "httpx": "script on httpx",
-    "httpx async": "script on httpx, asynchronous",
-    "aiohttp": "script on aiohttp",
-}
+#: A column each: what it is headed with, the step of the program, and its request on v2.
+STEPS = (
+    ("credits", "credits", "GET /v2/account/balance"),
+    ("verify", "verify=ann@acme.com", "POST /v2/email/verify"),
+    ("upload", "upload=emails.csv", "POST /v2/email/verify/batch"),
+    ("status", "status=8", "GET /v2/jobs/8"),
+    ("list", "list", "GET /v2/jobs"),
+    ("cancel", "cancel=8", "POST /v2/jobs/8/cancel"),
+    ("download", "download=7", "GET /v2/jobs/7/download"),
+    ("new key", "rotate", "POST /v2/account/api-keys/rotate"),
+)
+WORK = [step for _, step, _ in STEPS]
+#: It has no successor; a run of its own, as some programs end with it.
+START = "start=emails.csv"
+
 SERVERS = ("gunicorn", "gunicorn gevent", "gunicorn preload", "uvicorn")
 
 
 def table() -> Iterator[str]:
     """The lines of the table, as Markdown."""
-    yield "| program | without us | with us |"
-    yield "| --- | --- | --- |"
-    for title, without, within in (*_sdks(), *_scripts(), *_servers()):
-        yield f"| {title} | {without} | {within} |"
+    head = ["program", "without us", *(title for title, *_ in STEPS), "start"]
+    yield _line(head)
+    yield _line(["---"] * len(head))
+    for row in (*_sdks(), *_scripts(), *_served()):
+        yield _line(row)
 
 
-def _fate(sandbox: Sandbox, told: str) -> str:
-    """What the program was told of its job, held against what became of it."""
-    if sandbox.jobs[42].status != "CANCELLING":
-        return f"✗ {told}"
-    cancels = [(one.method, one.path) for one in sandbox.requests if "cancel" in one.path]
-    assert cancels == [("POST", "/v2/jobs/42/cancel")]
-    return f"✓ {told}"
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _sandbox() -> Sandbox:
-    return Sandbox(api_key="rb_test_sandbox", jobs=[42], now=AFTER, sunset=SUNSET)
+def _cells(requests: Sequence[RecordedRequest], told: Sequence[int]) -> list[str]:
+    """For each step, whether its request arrived as it should, and the program was told so."""
+    assert len(requests) == len(told) == len(STEPS)
+    return [
+        "✓" if (f"{one.method} {one.path}", one.status, status) == (v2, 200, 200) else f"✗ {status}"
+        for one, status, (_, _, v2) in zip(requests, told, STEPS, strict=True)
+    ]
 
 
-def _sdks() -> Iterator[tuple[str, str, str]]:
+# --- the vendor's SDK -------------------------------------------------------------------------
+
+
+def _sdks() -> Iterator[list[str]]:
     for written_for, installed, _ in test_sdk_names.PAIRS:
-        sync, asynchronous = (
-            [_sdk(written_for, installed, options, with_us) for with_us in (False, True)]
-            for options in ([], ["--async"])
-        )
-        assert [cell.replace("Async", "") for cell in asynchronous] == sync
+        sync, asynchronous = (_sdk(written_for, installed, use) for use in (False, True))
+        assert asynchronous == sync
         code = f"`revenuebase-sdk` {installed}"
-        if written_for[:3] != installed[:3]:
+        if written_for != installed:
             code = f"code for {written_for} on {code}"
-        yield f"{code}, sync and async", sync[0], sync[1]
+        yield [f"{code}, sync and async", *sync]
 
 
-def _sdk(written_for: str, installed: str, options: list[str], with_us: bool) -> str:
-    command = [test_sdk_names.program(written_for), *options, "42"]
-    with _sandbox() as sandbox:
-        done = test_sdk_names.run(installed, *command, sandbox=sandbox, with_us=with_us)
-        return _fate(sandbox, _sdk_told(done.stdout, done.stderr))
+def _sdk(written_for: str, installed: str, use_async: bool) -> list[str]:
+    def run(*steps: str, with_us: bool = True) -> Any:
+        command = [*test_sdk_names.program(written_for, use_async), *steps]
+        if with_us:  # not strict, as most people would have it
+            python = str(test_sdk_names.python(installed))
+            command = ["-m", "revenuebase_compat", "run", "--", python, *command]
+        return test_sdk_names.run(installed, *command, sandbox=sandbox, with_us=False)
+
+    with test_sdk_names.sandbox(now=AFTER) as sandbox:
+        bare = run("credits", with_us=False)
+        sandbox.requests.clear()
+        start = run(START)
+        refused = _error(start.stdout, start.stderr)
+        sandbox.requests.clear()
+        found = [json.loads(line) for line in run(*WORK).stdout.splitlines()]
+        told = [one.get("status") or 200 for one in found if "body" not in one]
+        cells = _cells(sandbox.requests, told)
+    return [f"✗ {_error(bare.stdout, bare.stderr)}", *cells, f"✗ {refused}"]
 
 
-def _sdk_told(stdout: str, stderr: str) -> str:
-    if not stdout:
-        return f"`{stderr.splitlines()[-1]}`"
-    told = json.loads(stdout)
-    return (
-        f"`{told['error']}` for a {told['status']}" if "error" in told else told["current_status"]
-    )
+def _error(stdout: str, stderr: str) -> str:
+    """What the program was told, or died of, in few words."""
+    if stdout:
+        told = json.loads(stdout.splitlines()[0])
+        return f"`{told['error']}` for a {told['status']}"
+    kind, _, words = stderr.splitlines()[-1].partition(": ")
+    missing = words.rpartition("no attribute ")[2] if "no attribute" in words else ""
+    if "cannot import name" in words:
+        missing = words.split("'")[1].join("''")
+    return f"`{kind}: {missing.strip(chr(39))}`" if missing else f"`{kind}`"
 
 
-def _scripts() -> Iterator[tuple[str, str, str]]:
-    programs = dict(LIBRARIES)
-    if sys.version_info >= (3, 11):
-        programs["httpx2"] = "script on httpx2"
-    for name, title in programs.items():
-        cells = []
-        program = test_programs.PROGRAMS.get(name, ["with_httpx2.py"])
-        for under in (None, test_programs.GONE):
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                test_programs.api(Path(folder), now=AFTER) as (sandbox, front),
-            ):
-                sandbox.add_job(42)
-                [(status, _, body, _)] = test_programs.run(
-                    "recent", program, front, "json=42", under=under
-                )
-                cells.append(_fate(sandbox, f"{status} {body.get('current_status', 'Gone')}"))
-        yield title, cells[0], cells[1]
+# --- scripts ----------------------------------------------------------------------------------
 
 
-def _servers() -> Iterator[tuple[str, str, str]]:
-    cells = []
-    for prefix in ([], test_runner.run()):
+def _scripts() -> Iterator[list[str]]:
+    for name, (script, *options) in PROGRAMS.items():
+        program = [f"workflow_{script}", *options]
+
+        def run(*steps: str, under: dict[str, str] | None, program: list[str] = program) -> Any:
+            python = environment(*LIBRARIES["recent"], with_library=True)
+            done = execute(python, [*program, *steps], front, under=under, options=())
+            assert done.returncode == 0, done.stderr
+            return [json.loads(line)[1] for line in done.stdout.splitlines()]
+
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            api(Path(folder), now=AFTER) as (
+                sandbox,
+                front,
+            ),
+        ):
+            assert set(run(*WORK, START, under=None)) == {410}
+            [started] = run(START, under=GONE)
+            sandbox.requests.clear()
+            cells = _cells(sandbox.requests, run(*WORK, under=GONE))
+        yield [f"script on {name}", "✗ 410 Gone", *cells, f"✗ {started}"]
+
+
+# --- services, which only cancel --------------------------------------------------------------
+
+
+def _served() -> Iterator[list[str]]:
+    commands = {f"view of an app under {name}": test_runner.SERVERS[name] for name in SERVERS}
+    commands = {"task of a celery worker (prefork)": test_runner.CELERY, **commands}
+    for title, command in commands.items():
+        celery = command is test_runner.CELERY
         with _sandbox() as sandbox:
-            command = [*prefix, *test_runner.CELERY]
-            with test_runner.started(
-                command, test_runner.variables(sandbox), test_runner.DONE, graceful=False
-            ) as done:
-                cells.append(_fate(sandbox, _told(done[1])))
-    yield "task of a celery worker (prefork)", cells[0], cells[1]
-    for name in SERVERS:
-        cells = []
-        for prefix in ([], test_runner.run()):
-            with tempfile.TemporaryDirectory() as home, _sandbox() as sandbox:
-                environ = test_runner.variables(sandbox, HOME=home)
-                command = [*prefix, *test_runner.SERVERS[name]]
-                with test_runner.started(command, environ, test_runner.LISTENS) as url:
-                    cells.append(_fate(sandbox, _told(test_runner.get(f"{url[0]}/42"))))
-        yield f"view of an app under {name}", cells[0], cells[1]
+            bare = _status(sandbox, command, celery)
+            assert (bare, sandbox.jobs[42].status) == ("410", "QUEUED")
+            sandbox.requests.clear()
+            status = _status(sandbox, [*test_runner.run(), *command], celery)
+            arrived = [(one.method, one.path, str(one.status)) for one in sandbox.requests]
+        moved = arrived == [("POST", "/v2/jobs/42/cancel", status)]
+        cells = {"cancel": "✓" if moved and status == "200" else f"✗ {status}"}
+        yield [title, "✗ 410 Gone", *(cells.get(title, "") for title, *_ in STEPS), ""]
 
 
-def _told(line: str) -> str:
-    """What the programs of ``tests/programs/served`` print: job, HTTP status, the job's status."""
-    _, status, current_status = line.split()
-    return f"{status} {current_status.replace('None', 'Gone')}"
+@contextmanager
+def _sandbox() -> Iterator[Sandbox]:
+    with Sandbox(api_key="rb_test_sandbox", jobs=[42], now=AFTER, sunset=SUNSET) as sandbox:
+        yield sandbox
+
+
+def _status(sandbox: Sandbox, command: list[str], celery: bool) -> str:
+    """The HTTP status that the service got for its cancel of job 42."""
+    with tempfile.TemporaryDirectory() as home:
+        environ = test_runner.variables(sandbox, HOME=home)
+        wanted = test_runner.DONE if celery else test_runner.LISTENS
+        with test_runner.started(command, environ, wanted, graceful=not celery) as found:
+            told = found[1] if celery else test_runner.get(f"{found[0]}/42")
+    return told.split()[1]
 
 
 if __name__ == "__main__":
