@@ -54,7 +54,7 @@ def test_contributing_names_what_is_in_the_files_of_a_step() -> None:
     """Of ``1. `core/endpoints.py`: … `ENDPOINTS` …`` the second is in the first."""
     steps = re.findall(r"^\d\. (.+?)(?=^\d\. |^$)", TEXTS["CONTRIBUTING"], re.MULTILINE | re.DOTALL)
     assert len(steps) > 15
-    for step in steps:
+    for step in (step for step in steps if "<" not in step):
         files = [path for token in quoted(step) if "/" in token for path in paths_of(token)]
         texts = [
             file.read_text("utf-8")
