@@ -77,29 +77,32 @@ class Module:
 
     @cached_property
     def private(self) -> set[str]:
-        """The private names that it defines, or sets on an object."""
-        nodes = list(ast.walk(self.tree))
-        names = {node.attr for node in nodes if isinstance(node, ast.Attribute) and _stored(node)}
-        names |= {node.id for node in nodes if isinstance(node, ast.Name) and _stored(node)}
-        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        names |= {node.name for node in nodes if isinstance(node, kinds)}
+        """The private names that it defines."""
+        names = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                if isinstance(node, ast.Name):
+                    names.add(node.id)
+                elif _is_own(node):
+                    names.add(node.attr)
         return {name for name in names if is_private(name)}
 
     def reaches(self) -> Iterator[tuple[str, int]]:
         """Private names of whatever is not ``self``, ``cls`` or ``super()``, and their lines."""
         for one in self.imports:
-            if one.module.startswith(PACKAGE):
+            if one.module.startswith((PACKAGE, "tests")):
                 parts = (*one.module.split("."), one.name)
                 yield from ((part, one.line) for part in parts if is_private(part))
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Attribute) and is_private(node.attr):
-                owner = node.value.func if isinstance(node.value, ast.Call) else node.value
-                if getattr(owner, "id", "") not in ("self", "cls", "super"):
-                    yield node.attr, node.lineno
+            if isinstance(node, ast.Attribute) and is_private(node.attr) and not _is_own(node):
+                yield node.attr, node.lineno
 
 
-def _stored(node: ast.Attribute | ast.Name) -> bool:
-    return isinstance(node.ctx, ast.Store)
+def _is_own(node: ast.Attribute) -> bool:
+    owner = node.value.func if isinstance(node.value, ast.Call) else node.value
+    return getattr(owner, "id", "") in ("self", "cls", "super")
 
 
 def is_private(name: str) -> bool:
