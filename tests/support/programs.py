@@ -99,11 +99,11 @@ class Retiring(Sandbox):
     ends_after = 0
 
     @property
-    def now(self) -> datetime:
-        return AFTER if len(self.requests) >= self.ends_after else BEFORE
+    def sunset(self) -> datetime:
+        return BEFORE if len(self.requests) >= self.ends_after else AFTER
 
-    @now.setter
-    def now(self, value: datetime | None) -> None:
+    @sunset.setter
+    def sunset(self, _: datetime) -> None:
         pass
 
 
@@ -155,10 +155,11 @@ def run(
     front: Front,
     *arguments: str,
     under: Mapping[str, str] | None,
+    options: tuple[str, ...] = ("--strict",),
 ) -> list[Any]:
     """What a program prints: a JSON value a line."""
     python = environment(*LIBRARIES[libraries], with_library=True)
-    return lines(execute(python, [*program, *arguments], front, under=under))
+    return lines(execute(python, [*program, *arguments], front, under=under, options=options))
 
 
 def lines(done: subprocess.CompletedProcess[str]) -> list[Any]:

@@ -9,6 +9,8 @@ line, and so is what the SDK raised; a new key is used, never printed.
 import asyncio
 import io
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Generator
 from functools import partial
@@ -62,6 +64,8 @@ if release < "0.3":
 else:
     from revenuebase_sdk import UsageResponse as Credits
 uploaded = 0
+if os.environ.get("JOBS_DEBUG"):
+    logging.basicConfig(level=logging.DEBUG)
 
 
 def arguments(name: str, value: str) -> dict[str, Any]:
