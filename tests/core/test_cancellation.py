@@ -38,7 +38,7 @@ from revenuebase_compat import (
     TransportError,
     UnexpectedResponseError,
 )
-from revenuebase_compat.core import cancellation
+from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.decoding import AttemptOutcome, NoResponse, Response
 from revenuebase_compat.core.models import Job
 from revenuebase_compat.core.notices import Notice, NoticeKind
@@ -115,8 +115,8 @@ class Play:
         self.settings = Settings(key, on_event=self.events.append, **settings)
         self.random = random
 
-    def context(self) -> cancellation.CallContext:
-        return cancellation.CallContext(
+    def context(self) -> calls.CallContext:
+        return calls.CallContext(
             self.settings,
             self.time.clock,
             self.time.monotonic,

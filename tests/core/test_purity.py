@@ -146,7 +146,7 @@ def test_nothing_in_the_core_imports_what_is_above_it(path: str) -> None:
 
 def test_a_whole_call_touches_nothing_but_what_it_is_given() -> None:
     program = """
-from revenuebase_compat.core import cancellation
+from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.core.decoding import Response
 
@@ -161,7 +161,7 @@ script = [
 ]
 heard = []
 zero, half = lambda: 0.0, lambda: 0.5
-context = cancellation.CallContext(settings, lambda: now, zero, half, {}, heard.append, print)
+context = calls.CallContext(settings, lambda: now, zero, half, {}, heard.append, print)
 steps = cancellation.cancel(context, 1)
 answer = None
 try:

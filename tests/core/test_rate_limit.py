@@ -18,7 +18,7 @@ import pytest
 from starlette import types as asgi
 
 from revenuebase_compat import AsyncClient, Client, JobOutcome, RateLimitError, Settings
-from revenuebase_compat.core import cancellation
+from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.cancellation import SendRequest, Sleep
 from revenuebase_compat.core.decoding import NoResponse, Response
 from revenuebase_compat.core.rate_limit import REFUSALS, SLICE, RateLimiter, paced
@@ -303,7 +303,7 @@ def test_other_limits(limit: int) -> None:
 
 def begun(time: list[float], pace: RateLimiter, *, wait: float | None = None) -> cancellation.Flow:
     """A paced flow of job 42, whose first request was taken; `time` is its monotonic clock."""
-    context = cancellation.CallContext(
+    context = calls.CallContext(
         Settings(TEST_KEY), lambda: AFTER, lambda: time[0], lambda: 0.5, {}, print, print
     )
     assert pace.acquire(time[0]) == 0
@@ -389,7 +389,7 @@ def test_the_looks_after_a_cancel_wait_for_newcomers_but_its_retries_do_not() ->
 
 
 def test_a_flow_that_sends_nothing_gives_its_turn_back() -> None:
-    context = cancellation.CallContext(
+    context = calls.CallContext(
         Settings(), lambda: AFTER, lambda: 0.0, lambda: 0.5, {}, print, print
     )
     pace = RateLimiter(8)
@@ -420,7 +420,7 @@ def test_an_abandoned_flow_is_no_longer_under_way() -> None:
 def test_what_the_driver_throws_reaches_the_flow() -> None:
     events: list[str] = []
     settings = Settings(TEST_KEY, v2_flag=lambda _: True, v1_sunset="2999-01-01", on_event=print)
-    context = cancellation.CallContext(
+    context = calls.CallContext(
         settings,
         lambda: AFTER,
         lambda: 0.0,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from revenuebase_compat.testing.sandbox import Sandbox
+from tests.docs.readme import recipe
 from tests.support.environments import environment
 
 from .support import gateway_process
@@ -38,13 +40,10 @@ def intercepting(gateway: str, folder: Path) -> Iterator[str]:
     """mitmproxy as the README starts it; its URL. Its CA lies in ``folder``."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
-    command = [
-        str(environment("mitmproxy").with_name("mitmdump")),
-        *("--listen-host", "127.0.0.1", "--listen-port", str(port)),
-        *("--map-remote", f"|https://api.revenuebase.ai/|{gateway}/"),
-        *("--set", "connection_strategy=lazy", "--set", "upstream_cert=false"),
-        *("--set", f"confdir={folder}", "--quiet"),
-    ]
+    [told] = [text for text in recipe("URL fixed in the program") if text.startswith("mitmdump ")]
+    name, *options = shlex.split(told.replace("http://127.0.0.1:8089", gateway))
+    command = [str(environment("mitmproxy").with_name(name)), *options]
+    command += ["--listen-port", str(port), "--set", f"confdir={folder}", "--quiet"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
     try:
         ends = time.monotonic() + 60
