@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 CANCELLING_FOR = 1.0
 
 MX_RECORD_CHECKED: dict[str, str | bool | None] = {
-    "empty": "", "text": "checked", "host": "mx.example.com",
-    "true": True, "false": False, "null": None,
+    "empty": "",
+    "text": "checked",
+    "host": "mx.example.com",
+    "true": True,
+    "false": False,
+    "null": None,
 }
 
 
