@@ -47,7 +47,14 @@ if TYPE_CHECKING:
         UnexpectedResponseError,
     )
     from .core.events import CancelEvent
-    from .core.models import CancelResult, JobOutcome, JobStatus
+    from .core.models import (
+        CancelResult,
+        Job,
+        JobCancelled,
+        JobFailed,
+        JobOutcome,
+        JobStatus,
+    )
     from .core.routes import Route, RouteContext, RouteReason
     from .core.settings import Settings
 
@@ -61,7 +68,10 @@ __all__ = [  # noqa: RUF022 (the story's order)
     "AsyncClient",
     "Settings",
     "CancelResult",
+    "Job",
     "JobOutcome",
+    "JobCancelled",
+    "JobFailed",
     "JobStatus",
     "Route",
     "RouteContext",

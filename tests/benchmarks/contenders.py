@@ -229,11 +229,30 @@ def _v1_requests(base_url: str) -> Calls:
 
 
 def adopted(base_url: str, library: str, *, patched: bool) -> Calls:
+    """A request that names a job: it is moved from the body into the path."""
     if patched:
         from revenuebase_compat import adopt
 
         adopt.install(_settings(base_url))
     return {"httpx": _v1_httpx, "requests": _v1_requests}[library](base_url)
+
+
+def credits(base_url: str, library: str, *, patched: bool) -> Calls:
+    """A request of which only the path changes."""
+    if patched:
+        from revenuebase_compat import adopt
+
+        adopt.install(_settings(base_url))
+    url = f"{base_url}/v1/credits"
+    if library == "httpx":
+        import httpx
+
+        client = httpx.Client()
+        return _times(lambda: client.get(url, headers=HEADERS).json())
+    import requests
+
+    session = requests.Session()
+    return _times(lambda: session.get(url, headers=HEADERS).json())
 
 
 def unrelated(_: str, library: str, *, patched: bool) -> Calls:
@@ -289,7 +308,11 @@ for _at_once in (10, 100):
             lambda base_url, make=_make, at_once=_at_once: make(base_url, at_once)  # type: ignore
         )
 for _library in ("httpx", "requests"):
-    for _what, _measure in (("v1 request", adopted), ("unrelated", unrelated)):
+    for _what, _measure in (
+        ("v1 cancel", adopted),
+        ("v1 credits", credits),
+        ("unrelated", unrelated),
+    ):
         for _patched in (False, True):
             CONTENDERS[f"{_library}, {_what}, {'patched' if _patched else 'as it is'}"] = (
                 lambda base_url, measure=_measure, library=_library, patched=_patched: (  # type: ignore

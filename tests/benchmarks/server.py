@@ -1,6 +1,7 @@
 """The server of the benchmarks: right answers, and as little of its own as can be measured.
 
-``python server.py`` prints its port and answers until it is ended. It reads no more than it must:
+``python server.py [SECONDS]`` prints its port and answers until it is ended, each request after so
+many seconds. It reads no more than it must:
 where a request ends, and which job it names.
 """
 
@@ -20,6 +21,14 @@ _BODY = (
 )
 
 
+DELAY = float(sys.argv[1]) if len(sys.argv) > 1 else 0.0
+
+
+def _answer(job: bytes) -> bytes:
+    body = _BODY % (job, job)
+    return _HEAD % len(body) + body
+
+
 class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -37,8 +46,10 @@ class _Connection(asyncio.Protocol):
                 return
             job = _JOB.search(self._received, 0, end)
             found = (job[1] or job[2]) if job else b"0"
-            body = _BODY % (found, found)
-            self._transport.write(_HEAD % len(body) + body)
+            if DELAY:
+                asyncio.get_running_loop().call_later(DELAY, self._transport.write, _answer(found))
+            else:
+                self._transport.write(_answer(found))
             self._received = self._received[end:]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -234,7 +235,8 @@ def test_help_and_version() -> None:
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
-    command = f"{sys.executable} -m revenuebase_compat route $(seq 1 5000) | head -n 1"
+    python = shlex.quote(sys.executable)
+    command = f"{python} -m revenuebase_compat route $(seq 1 5000) | head -n 1"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False
     )

@@ -16,7 +16,7 @@ from tests.conftest import TEST_KEY
 from tests.support.fault_server import FaultServer, late, respond
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = f"{sys.executable} -m revenuebase_compat"
+OURS = 'ours() { "$python" -m revenuebase_compat "$@"; }; '
 
 
 @pytest.fixture
@@ -26,11 +26,11 @@ def server() -> Iterator[FaultServer]:
 
 
 def shell(server: FaultServer, line: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
-    """A line of bash, in which ``$ours`` is the command."""
+    """A line of bash, in which ``ours`` is the command."""
     known = {"REVENUEBASE_API_KEY": TEST_KEY, "REVENUEBASE_BASE_URL": server.base_url}
     done = subprocess.run(
-        ["bash", "-c", line],
-        env={**os.environ, **known, "ours": OURS, **environ},
+        ["bash", "-c", OURS + line],
+        env={**os.environ, **known, "python": sys.executable, **environ},
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert b"Traceback" not in done.stderr, done.stderr
@@ -52,7 +52,7 @@ def test_printable_keeps_a_server_s_escapes_from_the_terminal(server: FaultServe
         named(server, job, "a\x1b]0;owned\x07\r\n\x9b31m\u202eb.csv", "CANCELLING\x1b[2J")
     refused = {"detail": "no\x1b[31m\nway\x07"}
     server.script_for(4, respond(422, json.dumps(refused).encode()))
-    for line in ("$ours cancel 1", "$ours cancel 2 4", "$ours cancel 3 --json --wait-timeout 0"):
+    for line in ("ours cancel 1", "ours cancel 2 4", "ours cancel 3 --json --wait-timeout 0"):
         done = shell(server, line)
         out = (done.stdout + done.stderr).decode()
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", out), ascii(out)
@@ -66,15 +66,15 @@ def test_no_encoding_is_an_error(server: FaultServer, encoding: str) -> None:
         named(server, job, "дата.csv")
     codec = encoding.partition(":")[0]
     shown = "дата.csv".encode(codec, "backslashreplace").decode(codec)
-    done = shell(server, "$ours cancel 1", PYTHONIOENCODING=encoding)
+    done = shell(server, "ours cancel 1", PYTHONIOENCODING=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     assert f"job 1 ({shown}) is CANCELLING" in done.stdout.decode(codec)
-    done = shell(server, "$ours cancel 2 3", PYTHONIOENCODING=encoding)
+    done = shell(server, "ours cancel 2 3", PYTHONIOENCODING=encoding)
     assert done.returncode == 0
     lines = [line.removeprefix("\ufeff") for line in done.stdout.decode(codec).splitlines()]
     assert len({len(line) for line in lines}) == 1, "columns stay below each other"
     assert sum(shown in line for line in lines) == 2
-    for line in ("$ours", "$ours doctor"):
+    for line in ("ours", "ours doctor"):
         assert shell(server, line, PYTHONIOENCODING=encoding).returncode in (0, 1, 2)
 
 
@@ -89,7 +89,7 @@ def test_closed_streams_do_not_change_the_exit_code(
 ) -> None:
     if fate:
         server.jobs[1] = "COMPLETED"
-    done = shell(server, f"$ours cancel {ids} {to}")
+    done = shell(server, f"ours cancel {ids} {to}")
     assert done.returncode == fate
     assert set(server.applied) == ({1, 2} if "2" in ids.split() else {1}) - ({1} if fate else set())
 
@@ -98,23 +98,23 @@ def test_closed_streams_do_not_change_the_exit_code(
 @pytest.mark.parametrize("to", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"])
 def test_full_streams_do_not_change_the_exit_code(server: FaultServer, to: str) -> None:
     for number, ids in enumerate(("1", "2 3", "4 --json", "5 6 --quiet --json"), 1):
-        done = shell(server, f"$ours cancel {ids} {to}")
+        done = shell(server, f"ours cancel {ids} {to}")
         stopped = "5 6" in ids and ">/dev/full" in to and not to.startswith("2")
         assert done.returncode == 0 or (stopped and done.returncode == 130), number
         if to == ">/dev/full":
             words = b"revenuebase-compat: stdout: No space left on device\n"
             assert done.stderr.count(words) == 1
     server.jobs[9] = "COMPLETED"
-    assert shell(server, f"$ours cancel 9 {to}").returncode == 1
+    assert shell(server, f"ours cancel 9 {to}").returncode == 1
     for command in ("route 1", "timeline", "doctor", "--help", "", "cancel x"):
-        done = shell(server, f"$ours {command} {to}")
+        done = shell(server, f"ours {command} {to}")
         assert done.returncode in (0, 1, 2)
 
 
 def test_a_reader_who_leaves_ends_the_run_like_a_ctrl_c(server: FaultServer) -> None:
     server.always(late(0.01))
     done = shell(
-        server, "set -o pipefail; $ours cancel --yes --json {301..400} | head -n 1; echo $?"
+        server, "set -o pipefail; ours cancel --yes --json {301..400} | head -n 1; echo $?"
     )
     row, code = done.stdout.decode().splitlines()
     assert json.loads(row)["ok"]
@@ -130,10 +130,10 @@ def test_a_reader_who_leaves_ends_the_run_like_a_ctrl_c(server: FaultServer) -> 
 
 
 def test_a_reader_who_leaves_at_the_end_changes_nothing(server: FaultServer) -> None:
-    done = shell(server, "set -o pipefail; $ours cancel --yes {1..300} | head -n 0; echo $?")
+    done = shell(server, "set -o pipefail; ours cancel --yes {1..300} | head -n 0; echo $?")
     assert done.stdout == b"0\n"
     assert len(server.applied) == 300
-    done = shell(server, "set -o pipefail; $ours cancel --yes {1..300} 2> >(head -n 1); echo $?")
+    done = shell(server, "set -o pipefail; ours cancel --yes {1..300} 2> >(head -n 1); echo $?")
     assert done.stdout.endswith(b"\n0\n")
 
 
@@ -142,7 +142,7 @@ def test_a_reader_who_leaves_at_the_end_changes_nothing(server: FaultServer) -> 
 
 @pytest.mark.parametrize("command", ["", "cancel", "run", "sandbox", "timeline"])
 def test_help_fits_40_columns(server: FaultServer, command: str) -> None:
-    done = shell(server, f"$ours {command} {'-h' if command else ''}", COLUMNS="40")
+    done = shell(server, f"ours {command} {'-h' if command else ''}", COLUMNS="40")
     text = (done.stdout + done.stderr).decode()
     assert all(len(line) <= 40 for line in text.splitlines()), text
     assert text.startswith("usage: revenuebase-compat")
@@ -150,7 +150,7 @@ def test_help_fits_40_columns(server: FaultServer, command: str) -> None:
 
 
 def test_without_a_command_the_help_is_printed(server: FaultServer) -> None:
-    bare, asked = shell(server, "$ours"), shell(server, "$ours --help")
+    bare, asked = shell(server, "ours"), shell(server, "ours --help")
     assert (bare.returncode, bare.stdout) == (2, b"")
     assert (asked.returncode, asked.stderr) == (0, b"")
     assert bare.stderr == asked.stdout

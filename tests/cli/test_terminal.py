@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -302,7 +303,8 @@ def test_rows_go_to_the_file_while_the_terminal_shows_the_progress(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.jsonl"
-    line = f"{sys.executable} -m tests.support.fast_cli {SPEED} cancel --json {{1..12}} > {rows}"
+    python = shlex.quote(sys.executable)
+    line = f"{python} -m tests.support.fast_cli {SPEED} cancel --json {{1..12}} > {rows}"
     with Terminal(sandbox) as terminal:
         terminal._child.close(force=True)
         terminal._child = pexpect.spawn(

@@ -24,7 +24,7 @@ import pytest
 import revenuebase_compat as rc
 from revenuebase_compat.client import flags
 from tests.conftest import TEST_KEY
-from tests.support import AFTER, BEFORE, FakeTime
+from tests.support import BEFORE, FakeTime
 from tests.support.fault_server import FaultServer, respond
 
 pytestmark = pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
@@ -93,27 +93,21 @@ def from_env(server: FaultServer, flag: str, **explicit: Any) -> rc.Settings:
 
 
 @DRIVERS
-def test_a_named_flag_is_imported_on_the_first_decision_and_once(
+def test_a_named_flag_is_imported_when_a_client_is_made_and_once(
     plugin: Plugin, server: FaultServer, cancel: Cancel
 ) -> None:
     name = plugin("def flag(context): return context.process_id % 2 == 0")
     settings = from_env(server, f"{name}:flag")
     rc.Client(settings).close()
-    assert imported == []
+    assert imported == [name]
     assert str(cancel(settings, 2).route) == "v2 (FLAG)"
     assert str(cancel(settings, 3).route) == "v1 (FLAG)"
     assert imported == [name]
 
 
-def test_a_flag_that_no_decision_asks_is_never_imported(plugin: Plugin) -> None:
+def test_settings_alone_import_nothing(plugin: Plugin) -> None:
     name = plugin("raise SystemExit('imported in vain')")
-    environ = {"REVENUEBASE_V2_FLAG": f"{name}:flag"}
-    with FakeTime(AFTER).client(rc.Settings.from_env(environ)) as client:
-        assert str(client.route(1)) == "v2 (SUNSET)"
-    for version in ("v1", "v2"):
-        settings = rc.Settings.from_env(environ, api_version=version)
-        with FakeTime(BEFORE).client(settings) as client:
-            assert str(client.route(1)) == f"{version} (PINNED)"
+    rc.Settings.from_env({"REVENUEBASE_V2_FLAG": f"{name}:flag"})
     assert imported == []
 
 
@@ -181,17 +175,23 @@ def test_a_name_that_does_not_resolve_is_said_before_anything_is_sent(
     assert server.connections == 0
 
 
+@pytest.mark.parametrize("kind", [rc.Client, rc.AsyncClient])
+@pytest.mark.parametrize("name", ["v2_flag", "on_event"])
+def test_a_broken_name_is_refused_when_a_client_is_made(kind: Any, name: str) -> None:
+    with pytest.raises(rc.ConfigurationError, match=f"{name} .REVENUEBASE_{name.upper()}."):
+        kind(rc.Settings.from_env({}, **{name: "no_such_module:attribute"}))
+
+
 @DRIVERS
-def test_a_call_that_a_broken_name_ended_is_told_as_such(
-    server: FaultServer, cancel: Cancel
+def test_on_event_may_be_named_by_its_variable(
+    plugin: Plugin, server: FaultServer, cancel: Cancel
 ) -> None:
-    events: list[rc.CancelEvent] = []
-    settings = from_env(server, "no_such_module:flag", on_event=events.append)
-    with pytest.raises(rc.ConfigurationError):
-        cancel(settings, 1)
-    assert [(event.outcome, event.route, event.attempts) for event in events] == [
-        ("ConfigurationError", None, 0)
-    ]
+    name = plugin("heard = []\nrecord = heard.append")
+    cancel(from_env(server, "", on_event=f"{name}:record"), 1)
+    (event,) = sys.modules[name].heard
+    assert (event.process_id, event.outcome) == (1, "cancelled")
+    made = rc.Settings.from_env({"REVENUEBASE_ON_EVENT": f"{name}:record"})
+    assert made.on_event == f"{name}:record"
 
 
 def test_a_module_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,6 +204,39 @@ print(reader.get_metrics_data().to_json())
     assert '"error.type": "TransportError"' in done.stdout
 
 
+def test_record_is_named_by_a_variable_and_made_when_the_first_call_ends(
+    server: FaultServer,
+) -> None:
+    program = f"""
+import sys
+from opentelemetry.metrics import set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from revenuebase_compat import Client, Settings
+environ = {{
+    "REVENUEBASE_API_KEY": {TEST_KEY!r},
+    "REVENUEBASE_BASE_URL": sys.argv[1],
+    "REVENUEBASE_ON_EVENT": "revenuebase_compat.contrib.otel:record",
+}}
+client = Client(Settings.from_env(environ, api_version="v2"))
+reader = InMemoryMetricReader()
+set_meter_provider(MeterProvider([reader]))
+client.cancel_job(1)
+client.cancel_job(2)
+(scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+for metric in scope.metrics:
+    print(metric.name, *(getattr(point, "count", None) or point.value
+        for point in metric.data.data_points))
+"""
+    command = [sys.executable, "-c", program, server.base_url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert sorted(done.stdout.splitlines()) == [
+        "revenuebase.cancel.duration 2",
+        "revenuebase.cancel.requests 2",
+    ]
+
+
 def test_without_its_extra_it_names_what_to_install() -> None:
     done = run(
         "import sys; sys.modules['opentelemetry'] = None; import revenuebase_compat.contrib.otel"

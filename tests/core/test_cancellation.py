@@ -722,7 +722,7 @@ def test_what_ends_a_call_that_was_retried(
 def test_a_lost_answer_is_described() -> None:
     error = play(RESET, HUNG, RESET).fails(TransportError)
     assert "API v2 gave no answer: ReadError: connection reset" in str(error)
-    assert "(requests sent: 3)" in str(error)
+    assert "(attempts: 3, requests sent: 3)" in str(error)
     assert error.api_version == V2
     assert error.body is None
 
@@ -1005,7 +1005,7 @@ def test_a_warning_that_is_an_error_comes_before_anything_is_sent() -> None:
     def refuse(notice: Notice) -> None:
         raise ApiDeprecationWarning(notice.kind.value)
 
-    steps = cancellation.cancel(call.context()._replace(tell=refuse), JOB)
+    steps = cancellation.cancel(call.context()._replace(notify=refuse), JOB)
     with pytest.raises(ApiDeprecationWarning, match="uses_v1"):
         next(steps)
     (event,) = call.events

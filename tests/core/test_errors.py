@@ -53,6 +53,7 @@ FACTS: dict[str, Any] = {
 MORE_FACTS: dict[str, dict[str, Any]] = {
     "RateLimitError": {
         "reset_at": datetime(2026, 8, 1, tzinfo=timezone.utc),
+        "retry_after": 12.5,
         "limit": 60,
         "remaining": 0,
     },
@@ -161,7 +162,10 @@ def test_all_is_what_the_design_promises() -> None:
         "AsyncClient",
         "Settings",
         "CancelResult",
+        "Job",
         "JobOutcome",
+        "JobCancelled",
+        "JobFailed",
         "JobStatus",
         "Route",
         "RouteContext",
@@ -178,7 +182,9 @@ def test_all_is_what_the_design_promises() -> None:
 def test_every_name_resolves_to_its_home(name: str) -> None:
     value = getattr(revenuebase_compat, name)
     assert name in dir(revenuebase_compat)
-    if name != "__version__":
+    if name == "JobOutcome":
+        assert value == revenuebase_compat.JobCancelled | revenuebase_compat.JobFailed
+    elif name != "__version__":
         assert value.__name__ == name
 
 
@@ -196,8 +202,9 @@ def test_type_checkers_see_the_names_that_programs_see() -> None:
     homes = {
         name: getattr(revenuebase_compat, name).__module__
         for name in revenuebase_compat.__all__
-        if name != "__version__"
+        if name not in ("__version__", "JobOutcome")
     }
+    assert typed.pop("JobOutcome") == homes["JobCancelled"]
     assert typed == homes
 
 

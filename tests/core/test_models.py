@@ -13,7 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from revenuebase_compat import CancelResult, InvalidProcessIdError, JobOutcome, JobStatus
+from revenuebase_compat import (
+    CancelResult,
+    InvalidProcessIdError,
+    JobCancelled,
+    JobFailed,
+    JobOutcome,
+    JobStatus,
+)
 from revenuebase_compat.core.models import Job, check_process_id
 from revenuebase_compat.core.routes import V2_MISSING, Route, RouteReason
 from revenuebase_compat.core.versions import V2
@@ -164,10 +171,13 @@ def test_a_result_is_frozen(name: str) -> None:
 
 
 def test_an_outcome_is_a_result_or_an_error() -> None:
-    done, failed = JobOutcome(42, result()), JobOutcome("x", error=InvalidProcessIdError("no"))
-    assert (done.ok, failed.ok) == (True, False)
+    done, failed = JobCancelled(42, result()), JobFailed("x", InvalidProcessIdError("no"))
+    assert (done.ok, done.error) == (True, None)
+    assert (failed.ok, failed.result) == (False, None)
+    assert isinstance(done, JobOutcome)
+    assert isinstance(failed, JobOutcome)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        done.result = None  # type: ignore[misc]
+        done.result = result()  # type: ignore[misc]
 
 
 def test_results_pickle_copy_compare_and_hash() -> None:

@@ -431,12 +431,12 @@ def test_an_answer_that_announces_nothing() -> None:
 
 
 def test_the_three_headers() -> None:
-    assert announced(("Sunset", SUNSET_TEXT)) == Announcement(SUNSET, None, None)
+    assert announced(("Sunset", SUNSET_TEXT)) == Announcement(SUNSET, None)
     since = f"@{int(SINCE.timestamp())}"
-    assert announced(("Deprecation", since)) == Announcement(None, SINCE, None)
+    assert announced(("Deprecation", since)) == Announcement(None, None)
     link = '<https://x.example/v2>; rel="successor-version"'
     found = announced(("Sunset", SUNSET_TEXT), ("Deprecation", since), ("Link", link))
-    assert found == Announcement(SUNSET, SINCE, "https://x.example/v2")
+    assert found == Announcement(SUNSET, "https://x.example/v2")
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_the_three_headers() -> None:
 )
 def test_forms_of_the_link(links: list[str]) -> None:
     found = announced(*(("link", text) for text in links))
-    assert found == Announcement(None, None, "/v2/jobs")
+    assert found == Announcement(None, "/v2/jobs")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ DEFAULTS = {
     "max_attempts": 3,
     "already_cancelled": "raise",
 }
-WITHOUT_VARIABLE = {"on_event", "already_cancelled"}
+WITHOUT_VARIABLE = {"already_cancelled"}
 
 
 def variable(name: str) -> str:
@@ -232,7 +232,8 @@ BAD: list[tuple[str, object, str]] = [
     ("v2_flag", "flags:v2\n", _FLAG),
     ("v2_flag", "", _FLAG),
     ("v2_flag", True, "give a callable"),
-    ("on_event", "print", "give a callable"),
+    ("on_event", "print", _FLAG),
+    ("on_event", 5, "give a callable"),
     ("timeout", 0, "give seconds, more than 0 and at most 86400"),
     ("timeout", -1, "give seconds"),
     ("timeout", 86_400.5, "give seconds"),
@@ -323,6 +324,7 @@ ENVIRONMENT: dict[str, tuple[str, object]] = {
     "v2_rollout": ("5", 50),
     "rollout_salt": ("environment", "explicit"),
     "v2_flag": ("environment:flag", flag),
+    "on_event": ("environment:record", print),
     "timeout": ("5", 50),
     "max_attempts": ("5", 50),
 }

@@ -1,36 +1,36 @@
-"""The README's code runs, and its commands are the ones that are tested."""
+"""README.md: length, links, tables that derive from the code, and snippets that run."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
-from pathlib import Path
+from importlib import import_module
 
 import pytest
 
 import revenuebase_compat as rc
-from revenuebase_compat.cli.parser import parse
+from revenuebase_compat.core.endpoints import ENDPOINTS
 from revenuebase_compat.core.settings import VARIABLES
-from revenuebase_compat.testing.sandbox import Sandbox
+from tests.client import test_soak
 from tests.support.fault_server import FaultServer
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+from .readme import EXAMPLE, README, ROOT, SNIPPETS, blocks, marked
+
+PAGES = ("README.md", "CHANGELOG.md", "tests/README.md", "tests/benchmarks/README.md")
+SOURCE = "\n".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
 
 
-EXAMPLE = (ROOT / "tests/programs/examples/test_both_sides.py").read_text()
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 380
 
 
 def test_the_example_is_the_one_that_is_run() -> None:
     assert f"<!-- example -->\n```python\n{EXAMPLE}```\n<!-- /example -->" in README
-    assert EXAMPLE in BLOCKS
+    assert EXAMPLE in blocks("python")
 
 
-@pytest.mark.parametrize("code", [block for block in BLOCKS if block != EXAMPLE])
+@pytest.mark.parametrize("code", SNIPPETS)
 def test_the_python_in_it_runs(code: str) -> None:
     with FaultServer() as server:
         done = subprocess.run(
@@ -40,90 +40,81 @@ def test_the_python_in_it_runs(code: str) -> None:
                 "REVENUEBASE_BASE_URL": server.base_url,
                 "PATH": "",
             },
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
-            check=False,
         )
     assert done.returncode == 0, done.stderr
 
 
-def shell_lines() -> list[tuple[dict[str, str], list[str]]]:
-    """The commands of the shell blocks, each with the variables that are set for it."""
-    found = []
-    for block in re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        exported: dict[str, str] = {}
-        for line in block.splitlines():
-            words = [word for word in shlex.split(line, comments=True) if word != "&&"]
-            given: dict[str, str] = {}
-            if words and words[0] == "export":
-                exported |= dict(word.split("=", 1) for word in words[1:])
-                continue
-            while words and re.match(r"[A-Z_0-9]+=", words[0]):
-                name, value = words.pop(0).split("=", 1)
-                given[name] = value
-            if words:
-                found.append(({**exported, **given}, words))
-    return found
-
-
-OURS = [
-    (variables, words[1:]) for variables, words in shell_lines() if words[0] == "revenuebase-compat"
-]
-
-
-def test_every_command_in_it_is_one() -> None:
-    assert {words[0] for _, words in OURS} == {"run", "timeline", "route", "cancel", "sandbox"}
-    for _, words in OURS:
-        arguments = parse(words)
-        assert arguments.command == words[0]
-
-
-def test_what_its_commands_are_said_to_do(tmp_path: Path) -> None:
-    (tmp_path / "ids.csv").write_text("process_id,file\n5,a.csv\n6,b.csv\n")
-    (tmp_path / "app.py").write_text("print('from app.py')")
-    told = {}
-    with Sandbox(jobs=range(1, 101), now=datetime(2026, 6, 1, tzinfo=timezone.utc)) as sandbox:
-        for variables, words in OURS:
-            if words[0] == "sandbox":
-                continue  # that is this one
-            known = {"BASE_URL": sandbox.base_url, "API_KEY": sandbox.api_key}
-            done = subprocess.run(
-                [Path(sys.executable).with_name("revenuebase-compat"), *words],
-                env={
-                    "PATH": f"{Path(sys.executable).parent}",
-                    **variables,
-                    **{f"REVENUEBASE_{name}": value for name, value in known.items()},
-                },
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            assert done.returncode == 0, (words, done.stderr)
-            told[" ".join(words[:2])] = done.stdout
-    assert "by API v1 (DEFAULT)" in told["cancel 42"]
-    assert re.findall(r"(v\d) +([A-Z]+) ", told["cancel 3"]) == [
-        ("v1", "DEFAULT"),
-        ("v2", "ROLLOUT"),
+def test_the_endpoints_are_those_of_the_code() -> None:
+    rows = [
+        f"| `{one.call}` | {f'`{one.successor}`' if one.successor else 'none; it is left to v1'} |"
+        for one in ENDPOINTS
     ]
-    assert told["run --"] == "from app.py\n"
-    assert len(told["timeline --from"].splitlines()) == 5
-    assert told["route 42"].count("v2 (ROLLOUT)") == 1
-    assert sandbox.jobs[5].status == sandbox.jobs[6].status == "CANCELLING"
-    assert (tmp_path / "cancel.journal").exists()
+    assert marked("endpoints") == ["| v1 | v2 |", "| --- | --- |", *rows]
 
 
 def test_every_setting_has_its_row() -> None:
     for name in rc.Settings.__init__.__annotations__:
-        if name == "return":
-            continue
-        variable = f"`{VARIABLES[name]}`" if name in VARIABLES else "\u2013"
-        assert f"| `{name}` | {variable} |" in README
+        if name != "return":
+            variable = f"`{VARIABLES[name]}`" if name in VARIABLES else "\u2013"
+            assert f"| `{name}` | {variable} |" in README
 
 
-def test_every_error_is_named() -> None:
-    for name in rc.__all__:
-        if name.endswith("Error"):
+def test_every_error_and_reason_is_named() -> None:
+    for name in [*rc.__all__, *rc.RouteReason.__members__]:
+        if name.endswith("Error") or name in rc.RouteReason.__members__:
             assert f"`{name}`" in README, name
+
+
+def test_messages_of_ours_are_those_of_the_code() -> None:
+    rows = README.partition("## By the message")[2].partition("\n## ")[0]
+    for words in (
+        "API v2 takes no file by its name",
+        "nothing is moved here",
+        "was not started",
+        "admits nothing else",
+        "RevenueBase API v1 ends on",
+    ):
+        assert words in rows
+        assert words.replace("ends on", "{ends}") in SOURCE or words in SOURCE, words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if link.startswith("#"):
+            assert link[1:] in anchors, link
+        elif not link.startswith("https://"):
+            assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_nobody_is_told_to_install_a_strangers_package() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text("utf-8")
+        assert not re.search(r"(pip|uv|pipx) +install +['\"]?revenuebase-compat", text), page
+
+
+def test_modules_that_pages_name_are_there() -> None:
+    changed = (ROOT / "CHANGELOG.md").read_text("utf-8").partition("### Changed")[2]
+    named = re.findall(r"is\s+`(revenuebase_compat\.[\w.]+)`", changed)
+    assert len(named) == 4
+    for name in [*named, *re.findall(r"\b(revenuebase_compat\.contrib\.\w+)", README)]:
+        assert import_module(name)
+    assert "revenuebase_compat.adopt.install()" in README
+    adopt = import_module("revenuebase_compat.adopt")
+    assert adopt.install
+    assert adopt.uninstall
+
+
+def test_the_soak_that_is_told_of_is_the_one_in_the_code() -> None:
+    page = " ".join((ROOT / "tests/README.md").read_text("utf-8").split())
+    assert f"had {test_soak.THREADS} threads and {test_soak.TASKS} asyncio tasks" in page
+    assert f"with {test_soak.SHARE:.0%} faults".replace("%", " %") in page
+    assert f"of {len(test_soak.FAULTS)} kinds" in page
+    assert f"of {test_soak.TIMEOUT:g} s allowed" in page

@@ -1,4 +1,4 @@
-"""The README's reliability table is what a run produces, and all of our cells are right."""
+"""The table of faults in tests/README.md is what a run produces, and all of our cells are right."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_the_judge_finds_fault_with_others(cells: Mapping[str, Mapping[str, Cell
     )
 
 
-def test_the_readme_shows_this_table(cells: Mapping[str, Mapping[str, Cell]]) -> None:
-    readme = (REPOSITORY / "README.md").read_text("utf-8")
-    assert readme.count(BEGIN) == readme.count(END) == 1
-    shown = readme.partition(BEGIN)[2].partition(END)[0]
+def test_the_page_shows_this_table(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+    page = (REPOSITORY / "tests/README.md").read_text("utf-8")
+    assert page.count(BEGIN) == page.count(END) == 1
+    shown = page.partition(BEGIN)[2].partition(END)[0]
     assert shown.strip().splitlines() == markdown(cells).splitlines(), (
-        "put the output of `python -m tests.tools.reliability` between the markers in README.md"
+        "put there what `python -m tests.tools.reliability` prints"
     )

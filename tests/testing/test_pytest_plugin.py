@@ -39,7 +39,7 @@ def only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_example(pytester: pytest.Pytester) -> None:
     shutil.copy(EXAMPLE, pytester.path)
     done = pytester.runpytest_subprocess(*PLUGIN, "-W", "error")
-    done.assert_outcomes(passed=3)
+    done.assert_outcomes(passed=2)
 
 
 def test_nothing_leaks_from_test_to_test(pytester: pytest.Pytester) -> None:

@@ -2,149 +2,211 @@
 
     python -m tests.tools.adopted
 
-Each row is two runs of a program against the sandbox, whose v1 is gone; none of them is changed.
-Of the cells, ✓ is a call that was answered by v2, ✗ one that was not, and – one that the program
-does not make. They are read off the requests that arrived.
+Each row is a run of the program against the sandbox, whose v1 is gone; none of them is changed.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from revenuebase_compat.core.endpoints import ENDPOINTS, Endpoint
-from revenuebase_compat.testing.sandbox import Sandbox
+from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
 from tests.adopt import test_other_programs, test_runner, test_sdk_names
 from tests.support import AFTER, SUNSET
 from tests.support.environments import environment
 from tests.support.programs import GONE, LIBRARIES, PROGRAMS, api, execute
 
-ALL = tuple(one.name for one in ENDPOINTS)
-#: A step for each endpoint; job 7 has been worked off.
+#: A column each: what it is headed with, the step of the program, and its request on v2.
 STEPS = (
-    *("credits", "verify=ann@acme.com", "upload", "status=@", "list", "cancel=@", "download=7"),
-    *("rotate", "start=job-7.csv"),
+    ("credits", "credits", "GET /v2/account/balance"),
+    ("verify", "verify=ann@acme.com", "POST /v2/email/verify"),
+    ("upload", "upload=emails.csv", "POST /v2/email/verify/batch"),
+    ("status", "status=8", "GET /v2/jobs/8"),
+    ("list", "list", "GET /v2/jobs"),
+    ("cancel", "cancel=8", "POST /v2/jobs/8/cancel"),
+    ("download", "download=7", "GET /v2/jobs/7/download"),
+    ("new key", "rotate", "POST /v2/account/api-keys/rotate"),
 )
-SERVERS = ("gunicorn", "gunicorn gevent", "gunicorn preload", "uvicorn")
+WORK = [step for _, step, _ in STEPS]
+#: It has no successor; a run of its own, as some programs end with it.
+START = "start=emails.csv"
 
-Row = tuple[str, str, list[str]]
+SERVERS = ("gunicorn", "gunicorn gevent", "gunicorn preload", "uvicorn")
 
 
 def table() -> Iterator[str]:
     """The lines of the table, as Markdown."""
-    names = [name.replace("_", " ") for name in ALL]
-    yield f"| program | without us | {' | '.join(names)} |"
-    yield "| --- |" + " --- |" * (len(ALL) + 1)
-    for title, without, cells in (*_sdks(), *_scripts(), *_others(), *_servers()):
-        yield f"| {title} | {without} | {' | '.join(cells)} |"
+    head = ["program", "without us", *(title for title, *_ in STEPS), "start"]
+    yield _line(head)
+    yield _line(["---"] * len(head))
+    for row in (*_sdks(), *_scripts(), *_others(), *_served()):
+        yield _line(row)
 
 
-def _cells(sandbox: Sandbox, called: Iterable[str]) -> list[str]:
-    """What became of each endpoint's calls."""
-    called = [*called]
-    return [_cell(sandbox, one) if one.name in called else "–" for one in ENDPOINTS]
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _cell(sandbox: Sandbox, endpoint: Endpoint) -> str:
-    path = (endpoint.v2_path or "").replace("{process_id}", r"\d+")
-    moved = [
-        one.status
-        for one in sandbox.requests
-        if one.method == endpoint.v2_method and re.fullmatch(path, one.path)
+def _cells(requests: Sequence[RecordedRequest], told: Sequence[int]) -> list[str]:
+    """For each step, whether its request arrived as it should, and the program was told so."""
+    assert len(requests) == len(told) == len(STEPS)
+    return [
+        "✓" if (f"{one.method} {one.path}", one.status, status) == (v2, 200, 200) else f"✗ {status}"
+        for one, status, (_, _, v2) in zip(requests, told, STEPS, strict=True)
     ]
-    return "✓" if moved and {*moved} == {200} else "✗"
 
 
-def _nothing(sandbox: Sandbox) -> str:
-    """The word for a bare run: nothing of it was answered."""
-    statuses = {one.status for one in sandbox.requests}
-    assert statuses == {410}, statuses
-    sandbox.requests.clear()
-    return "410"
+# --- the vendor's SDK -------------------------------------------------------------------------
 
 
-def _sandbox() -> Sandbox:
-    jobs = {7: "COMPLETED", 42: "QUEUED"}
-    return Sandbox(api_key="rb_test_sandbox", jobs=jobs, now=AFTER, sunset=SUNSET)
-
-
-def _sdks() -> Iterator[Row]:
+def _sdks() -> Iterator[list[str]]:
     for written_for, installed, _ in test_sdk_names.PAIRS:
-        rows = []
-        for use_async in (False, True):
-            command = [*test_sdk_names.program(written_for, use_async), *STEPS]
-            with _sandbox() as sandbox:
-                done = test_sdk_names.run(installed, *command, sandbox=sandbox, with_us=False)
-                error = done.stderr.splitlines()[-1].partition(":")[0] if done.returncode else ""
-                without = f"`{error}`" if error else _nothing(sandbox)
-                test_sdk_names.run(installed, *command, sandbox=sandbox, options=())
-                rows.append((without, _cells(sandbox, ALL)))
-        assert rows[0] == rows[1]
+        sync, asynchronous = (_sdk(written_for, installed, use) for use in (False, True))
+        assert asynchronous == sync
         code = f"`revenuebase-sdk` {installed}"
-        if written_for[:3] != installed[:3]:
+        if written_for != installed:
             code = f"code for {written_for} on {code}"
-        yield f"{code}, sync and async", *rows[0]
+        yield [f"{code}, sync and async", *sync]
 
 
-def _scripts() -> Iterator[Row]:
-    python = environment(*LIBRARIES["recent"], with_library=True)
+def _sdk(written_for: str, installed: str, use_async: bool) -> list[str]:
+    def run(*steps: str, with_us: bool = True) -> Any:
+        command = [*test_sdk_names.program(written_for, use_async), *steps]
+        if with_us:  # not strict, as most people would have it
+            python = str(test_sdk_names.python(installed))
+            command = ["-m", "revenuebase_compat", "run", "--", python, *command]
+        return test_sdk_names.run(installed, *command, sandbox=sandbox, with_us=False)
+
+    with test_sdk_names.sandbox(now=AFTER) as sandbox:
+        bare = run("credits", with_us=False)
+        sandbox.requests.clear()
+        start = run(START)
+        refused = _error(start.stdout, start.stderr)
+        sandbox.requests.clear()
+        found = [json.loads(line) for line in run(*WORK).stdout.splitlines()]
+        told = [one.get("status") or 200 for one in found if "body" not in one]
+        cells = _cells(sandbox.requests, told)
+    return [f"✗ {_error(bare.stdout, bare.stderr)}", *cells, f"✗ {refused}"]
+
+
+def _error(stdout: str, stderr: str) -> str:
+    """What the program was told, or died of, in few words."""
+    if stdout:
+        told = json.loads(stdout.splitlines()[0])
+        return f"`{told['error']}` for a {told['status']}"
+    kind, _, words = stderr.splitlines()[-1].partition(": ")
+    missing = words.rpartition("no attribute ")[2] if "no attribute" in words else ""
+    if "cannot import name" in words:
+        missing = words.split("'")[1].join("''")
+    return f"`{kind}: {missing.strip(chr(39))}`" if missing else f"`{kind}`"
+
+
+# --- scripts ----------------------------------------------------------------------------------
+
+
+def _scripts() -> Iterator[list[str]]:
     for name, (script, *options) in PROGRAMS.items():
-        program = [f"workflow_{script}", *options, *STEPS]
+        program = [f"workflow_{script}", *options]
+
+        def run(*steps: str, under: dict[str, str] | None, program: list[str] = program) -> Any:
+            python = environment(*LIBRARIES["recent"], with_library=True)
+            done = execute(python, [*program, *steps], front, under=under, options=())
+            assert done.returncode == 0, done.stderr
+            return [json.loads(line)[1] for line in done.stdout.splitlines()]
+
         with (
             tempfile.TemporaryDirectory() as folder,
             api(Path(folder), now=AFTER) as (sandbox, front),
         ):
-            execute(python, program, front, under=None)
-            without = _nothing(sandbox)
-            execute(python, program, front, under=GONE, options=())
-            title = name.replace(" async", ", asynchronous")
-            yield f"script on {title}", without, _cells(sandbox, ALL)
+            assert set(run(*WORK, START, under=None)) == {410}
+            [started] = run(START, under=GONE)
+            sandbox.requests.clear()
+            cells = _cells(sandbox.requests, run(*WORK, under=GONE))
+        yield [f"script on {name}", "✗ 410 Gone", *cells, f"✗ {started}"]
 
 
-def _others() -> Iterator[Row]:
-    calls = [[name, arguments] for name, (arguments, _) in test_other_programs.TOOLS.items()]
+# --- programs that do a part of the work ------------------------------------------------------
+
+
+def _others() -> Iterator[list[str]]:
+    calls = [[name, given] for name, (given, _) in test_other_programs.TOOLS.items()]
+    tools = ("credits", "verify", "list", "status", "cancel", "new key")
     with tempfile.TemporaryDirectory() as folder, api(Path(folder), now=AFTER) as (sandbox, front):
-        test_other_programs.mcp(front, calls, None)
-        without = _nothing(sandbox)
-        test_other_programs.mcp(front, calls, GONE)
-        called = [name for name in ALL if name not in ("upload", "download")]
-        yield "MCP server on stdio (FastMCP, requests)", without, _cells(sandbox, called)
-    if shutil.which("node"):
-        with _sandbox() as sandbox:
-            test_other_programs.javascript(sandbox.base_url)
-            without = _nothing(sandbox)
-            with test_other_programs.gateway(sandbox.base_url) as url:
-                test_other_programs.javascript(url)
-            # It verifies an address that is none, too.
-            sandbox.requests[:] = [one for one in sandbox.requests if one.status != 422]
-            called = [name for name in ALL if name != "start"]
-            yield "JavaScript (`fetch`), by the gateway", without, _cells(sandbox, called)
+        bare, _ = test_other_programs.mcp(front, calls, None)
+        assert {answer["status"] for _, _, answer in bare[1:]} == {410}
+        found, _ = test_other_programs.mcp(front, calls, GONE)
+        [started] = [answer["status"] for name, _, answer in found[1:] if name == "start_process"]
+        cells = _arrived(sandbox, tools)
+        yield ["MCP server on stdio, on requests", "✗ 410 Gone", *cells, f"✗ {started}"]
+
+    with test_other_programs.account(now=AFTER) as sandbox:
+        assert {status for _, status, *_ in test_other_programs.javascript(sandbox.base_url)} == {
+            410
+        }
+        with test_other_programs.gateway(sandbox.base_url) as url:
+            test_other_programs.javascript(url)
+        cells = _arrived(sandbox, [title for title, *_ in STEPS])
+        yield ["JavaScript (`fetch`) by the gateway", "✗ 410 Gone", *cells, ""]
+
     with tempfile.TemporaryDirectory() as folder, _sandbox() as sandbox:
         sandbox.queued_for = sandbox.processing_for = 0.1
         environ = test_runner.variables(sandbox, JOBS_QUEUE=folder)
         for prefix in ([], test_runner.run()):
-            command = [*prefix, *test_other_programs.CELERY]
-            with test_runner.started(command, environ, "batch: done", graceful=False):
-                if not prefix:
-                    without = _nothing(sandbox)
-        called = ["credits", "upload", "status", "download"]
-        yield "tasks of a celery worker (prefork)", without, _cells(sandbox, called)
+            command, sign = [*prefix, *test_other_programs.CELERY], r"batch: done (\d+)"
+            with test_runner.started(command, environ, sign, graceful=False) as told:
+                assert told[1] == ("200" if prefix else "410")
+        cells = _arrived(sandbox, ("credits", "upload", "status", "download"))
+        yield ["batch of a celery worker (prefork)", "✗ 410 Gone", *cells, ""]
 
 
-def _servers() -> Iterator[Row]:
-    for name in SERVERS:
-        with tempfile.TemporaryDirectory() as home, _sandbox() as sandbox:
-            environ = test_runner.variables(sandbox, HOME=home)
-            for prefix in ([], test_runner.run()):
-                command = [*prefix, *test_runner.SERVERS[name]]
-                with test_runner.started(command, environ, test_runner.LISTENS) as url:
-                    test_runner.get(f"{url[0]}/42")
-                if not prefix:
-                    without = _nothing(sandbox)
-            yield f"view of an app under {name}", without, _cells(sandbox, ["cancel"])
+def _arrived(sandbox: Sandbox, titles: Sequence[str]) -> list[str]:
+    """For each step of a program that takes those, whether v2 has answered it with 200."""
+    moved = {f"{one.method} {one.path}" for one in sandbox.requests if one.status == 200}
+    found = {re.sub(r"/\d+", "/{}", call) for call in moved}
+    return [
+        "" if title not in titles else "✓" if re.sub(r"/\d+", "/{}", v2) in found else "✗"
+        for title, _, v2 in STEPS
+    ]
+
+
+# --- services, which only cancel --------------------------------------------------------------
+
+
+def _served() -> Iterator[list[str]]:
+    commands = {f"view of an app under {name}": test_runner.SERVERS[name] for name in SERVERS}
+    commands = {"task of a celery worker (prefork)": test_runner.CELERY, **commands}
+    for title, command in commands.items():
+        celery = command is test_runner.CELERY
+        with _sandbox() as sandbox:
+            bare = _status(sandbox, command, celery)
+            assert (bare, sandbox.jobs[42].status) == ("410", "QUEUED")
+            sandbox.requests.clear()
+            status = _status(sandbox, [*test_runner.run(), *command], celery)
+            arrived = [(one.method, one.path, str(one.status)) for one in sandbox.requests]
+        moved = arrived == [("POST", "/v2/jobs/42/cancel", status)]
+        cells = {"cancel": "✓" if moved and status == "200" else f"✗ {status}"}
+        yield [title, "✗ 410 Gone", *(cells.get(title, "") for title, *_ in STEPS), ""]
+
+
+@contextmanager
+def _sandbox() -> Iterator[Sandbox]:
+    with Sandbox(api_key="rb_test_sandbox", jobs=[42], now=AFTER, sunset=SUNSET) as sandbox:
+        yield sandbox
+
+
+def _status(sandbox: Sandbox, command: list[str], celery: bool) -> str:
+    """The HTTP status that the service got for its cancel of job 42."""
+    with tempfile.TemporaryDirectory() as home:
+        environ = test_runner.variables(sandbox, HOME=home)
+        wanted = test_runner.DONE if celery else test_runner.LISTENS
+        with test_runner.started(command, environ, wanted, graceful=not celery) as found:
+            told = found[1] if celery else test_runner.get(f"{found[0]}/42")
+    return told.split()[1]
 
 
 if __name__ == "__main__":

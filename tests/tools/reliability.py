@@ -387,7 +387,7 @@ def table() -> dict[str, dict[str, Cell]]:
     """Row title → contender → cell."""
     from tests.support.environments import environment
 
-    theirs = environment(f"revenuebase-sdk=={SDK}")
+    theirs = environment(f"revenuebase-sdk=={SDK}", with_library=True)
     pythons = {name: theirs if name == "sdk" else Path(sys.executable) for name in CONTENDERS}
     # Mostly waiting; but more at once, and starting them would make the others late.
     with ThreadPoolExecutor(4) as pool:

@@ -123,7 +123,7 @@ class Interceptor:
         flag: Any = self.settings.v2_flag
         changed: dict[str, Any] = {"v2_flag": None, "v2_rollout": 0}
         try:
-            changed = {"v2_flag": flags.resolve(flag)}
+            changed = {"v2_flag": flags.resolve("v2_flag", flag)}
         except ConfigurationError as error:
             if self.strict:
                 raise

@@ -56,8 +56,11 @@ def install(
     """
     report = Report.from_env(os.environ)
     chosen = settings or Settings.from_env()
-    if isinstance(chosen.v2_flag, str):
-        chosen = replace(chosen, v2_flag=flags.resolve(chosen.v2_flag))
+    for name in ("v2_flag", "on_event"):
+        named = getattr(chosen, name)
+        if isinstance(named, str):
+            found: Any = {name: flags.resolve(name, named)}
+            chosen = replace(chosen, **found)
     _put_in_force(Interceptor(chosen, strict=strict, rehearse=rehearse, report=report))
     for name in LIBRARIES:
         if name in sys.modules:

@@ -278,7 +278,7 @@ def move(
         if endpoint is CANCEL:
             code = answer.status if answer else None
             at = context.monotonic()
-            context.tell(Notice(kind, chosen, now, at, settings, code, *facts))
+            context.notify(Notice(kind, chosen, now, at, settings, code, *facts))
 
     try:
         try:
@@ -299,7 +299,7 @@ def move(
             if said is not None:
                 notify(NoticeKind.ANNOUNCED, answer, said.sunset, said.successor)
             if answer.status == responses.GONE:
-                context.gone[settings.base_url] = context.monotonic()
+                context.retired_at[settings.base_url] = context.monotonic()
                 if may_leave_v1(settings) and (replayable or endpoint.names_job):
                     chosen, attempts = V1_GONE, 2
                     notify(NoticeKind.V1_GONE, answer)

@@ -15,9 +15,10 @@ from dataclasses import replace
 from revenuebase_compat.client.facade import Client
 from revenuebase_compat.client.many import CancelJobs
 from revenuebase_compat.client.notices import call_site
+from revenuebase_compat.client.runtime import emit
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.events import CancelEvent
-from revenuebase_compat.core.models import CancelResult, Job, JobOutcome, JobStatus
+from revenuebase_compat.core.models import CancelResult, Job, JobId, JobOutcome, JobStatus
 from revenuebase_compat.core.routes import Route
 from revenuebase_compat.core.routing import explain
 
@@ -50,7 +51,7 @@ class Batch:
             or (self.single and self.wait is None)
             or (arguments.json and sys.stdout.isatty())
         )
-        self.started: set[int | str] = set()
+        self.started: set[JobId] = set()
         self.routes: dict[int, Route | None] = {}
         self.states: dict[int, JobStatus] = {}
         self.result: CancelResult | None = None
@@ -95,7 +96,7 @@ class Batch:
             return STOPPED if self.display.stopping else 1
         return 0 if all(one.ok for one in done) else 1
 
-    def on_start(self, process_id: int | str) -> None:
+    def on_start(self, process_id: JobId) -> None:
         self.started.add(process_id)
         self.attempt(lambda: self.journal.started(process_id))
 
@@ -109,8 +110,7 @@ class Batch:
         if event.status_code in REFUSED_KEY:
             self.why = "the key was refused"
             self.jobs.stop()
-        if self.settings.on_event is not None:
-            self.settings.on_event(event)
+        emit(self.settings, event)
 
     def on_outcome(self, outcome: JobOutcome) -> None:
         job, self.result = int(outcome.process_id), outcome.result

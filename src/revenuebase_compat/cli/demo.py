@@ -158,12 +158,12 @@ class Story:
         environ["REVENUEBASE_API_KEY"] = self._sandbox.api_key
         # The clock of that process is the real one, whatever the day of the story is.
         environ["REVENUEBASE_V1_SUNSET"] = "2000-01-01"
-        command = [sys.executable, script.name, str(job)]
+        command = [sys.executable, str(script), str(job)]
         if report:
             ours = [sys.executable, "-m", "revenuebase_compat", "run", "--report", report, "--"]
             command = [*ours, *command]
         done = subprocess.run(  # noqa: S603
-            command, env=environ, cwd=script.parent, capture_output=True, text=True, timeout=60
+            command, env=environ, capture_output=True, text=True, timeout=60
         )
         return done.stdout.splitlines(), done.stderr.strip()
 

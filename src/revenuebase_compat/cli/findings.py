@@ -77,9 +77,9 @@ def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
         return Finding("ok", "setting", name, "present", origin)
     if name == "base_url" and value != DEFAULT_BASE_URL:
         return Finding("note", "setting", name, value, f"{origin}; not the vendor's")
-    if name == "v2_flag" and value is not None:
+    if name in ("v2_flag", "on_event") and value is not None:
         try:
-            flags.resolve(value)
+            flags.resolve(name, value)
         except ConfigurationError as error:
             return Finding("note", "setting", name, value, f"{origin}; here {error}")
     return Finding("ok", "setting", name, _shown(value), origin)

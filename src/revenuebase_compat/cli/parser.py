@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from revenuebase_compat._version import __version__
@@ -22,6 +23,10 @@ class Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         complain(message, self.prog)
         raise SystemExit(WRONG)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with suppress(OSError):  # newer versions of argparse do so themselves
+            super()._print_message(message, file)
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import atexit
 import inspect
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from revenuebase_compat.core import cancellation
-from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.models import CancelResult, JobOutcome, check_process_id, check_wait
+from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
+from revenuebase_compat.core.models import CancelResult, Job, JobId, check_process_id, check_wait
 from revenuebase_compat.core.routes import Route
 from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import Settings
 
-from . import notices
+from . import flags, notices
 from .memory import memory
 from .runtime import Runtime, jitter, utc_now
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from .many import CancelJobs
+    from .many import AsyncCancelJobs, CancelJobs
+
+
+T = TypeVar("T")
 
 
 class _Base:
@@ -54,8 +57,12 @@ class _Base:
                 "stripped: without that, every call would answer 401",
                 time.monotonic(),
             )
+        for name in ("v2_flag", "on_event"):
+            named = getattr(settings, name)
+            if isinstance(named, str):
+                flags.resolve(name, named)  # wrong now rather than amid a cancel
 
-    def _route(self, process_id: int | str) -> Generator[EvaluateFlag, bool | None, Route]:
+    def _route(self, process_id: JobId) -> Generator[EvaluateFlag, bool | None, Route]:
         context = self.runtime.context()
         now = cancellation.now_of(context)
         return cancellation.route(context, check_process_id(process_id), now)
@@ -97,44 +104,83 @@ class Client(_Base):
         self._send = SyncSender(self.settings, http_client)
         self.runtime = Runtime(self.settings, clock, monotonic, random, sleep, self._send)
 
-    def cancel_job(self, process_id: int | str, *, wait: float | None = None) -> CancelResult:
+    def cancel_job(
+        self,
+        process_id: JobId,
+        *,
+        wait: float | None = None,
+        already_cancelled: Literal["raise", "return"] | None = None,
+    ) -> CancelResult:
         """Cancel a queued or processing job, on whichever version the settings lead to.
 
         Args:
-            process_id: an ``int`` from 1 on, or a string of digits.
-            wait: seconds, beside ``timeout``, to wait for the job to end: a job in ``PROCESSING``
-                may not stop at once.
+            process_id: an integer from 1 on (anything with ``__index__``, but ``bool``), or a
+                string of digits.
+            wait: seconds, 0 to 86,400, beside ``timeout``, to wait for the job to end: one that is
+                ``PROCESSING`` may not stop at once. When they are over, the result has the status
+                that was seen last.
+            already_cancelled: what a job that was cancelled before is, for this call: ``"raise"``
+                for ``AlreadyCancelledError``, ``"return"`` for a result; by the settings where it
+                is not given.
 
         Raises:
             CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
                 been cancelled all the same. ``NotCancellableError`` where the job was seen to
-                complete before it could be cancelled.
+                complete before it could be cancelled. What does not come from the transport (the
+                time limit of a signal handler, say) is raised as it is.
         """
         self._send.check_open()
-        checked = check_process_id(process_id)
+        checked, seconds = check_process_id(process_id), check_wait(wait)
+        context = self.runtime.context()
         return self.runtime.drive(
-            cancellation.cancel(self.runtime.context(), checked, check_wait(wait))
+            cancellation.cancel(context, checked, seconds, already_cancelled=already_cancelled)
+        )
+
+    def get_job(self, process_id: JobId) -> Job:
+        """Read a job's status, on whichever version the settings lead to.
+
+        Retried, bounded by ``timeout`` and refused as a cancel is; no event is told of it.
+
+        Raises:
+            JobNotFoundError: there is no such job, or it is not yours.
+            CancelError: another of its subclasses.
+        """
+        self._send.check_open()
+        return self.runtime.drive(
+            cancellation.get_job(self.runtime.context(), check_process_id(process_id))
         )
 
     def cancel_jobs(
-        self, process_ids: Iterable[int | str], *, concurrency: int = 8, wait: float | None = None
+        self,
+        process_ids: Iterable[JobId],
+        *,
+        concurrency: int = 8,
+        wait: float | None = None,
+        stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON,
     ) -> CancelJobs:
-        """Cancel many jobs: an iterator of ``JobOutcome`` in the order they finish.
+        """Cancel many jobs: an iterator of outcomes in the order they finish, and to be closed.
 
         Calls are paced by the rate limit that the answers state, and one job's error never stops
-        the others. Ids are taken as they are needed.
+        the others, unless ``stop_on`` names it. Ids are taken as they are needed.
 
         Args:
             process_ids: the jobs.
             concurrency: requests under way at once, at most; a job that is only waited for does
                 not count.
             wait: as for ``cancel_job``.
+            stop_on: errors after which no further job is started: a 401 or 403 where it is not
+                given, ``()`` for none.
+
+        Raises:
+            ConfigurationError: an argument is wrong; nothing was sent. What goes wrong with a job
+                is an outcome.
         """
         from .many import CancelJobs
 
-        return CancelJobs(self.runtime, process_ids, concurrency, wait, notices.call_site())
+        site = notices.call_site()
+        return CancelJobs(self.runtime, process_ids, concurrency, wait, site, stop_on=stop_on)
 
-    def route(self, process_id: int | str) -> Route:
+    def route(self, process_id: JobId) -> Route:
         """Which version a cancel of that job would go to now, and why; sends nothing."""
         return self.runtime.drive(self._route(process_id))
 
@@ -152,7 +198,16 @@ class Client(_Base):
 class AsyncClient(_Base):
     """Cancels jobs under ``asyncio``; the same as ``Client`` otherwise.
 
-    Connections belong to an event loop: used from a second one, a client opens others for it.
+    Connections belong to an event loop: used from a second one, a client opens others for it, and
+    those of a loop that has ended are dropped.
+
+    Args:
+        max_connections: requests at once, at most, in each event loop; one that finds no connection
+            free waits for one, inside ``timeout``. A caller's own ``http_client`` has limits of its
+            own.
+
+    Raises:
+        ConfigurationError: a setting is wrong.
     """
 
     def __init__(
@@ -160,6 +215,7 @@ class AsyncClient(_Base):
         settings: Settings | None = None,
         *,
         http_client: httpx.AsyncClient | None = None,
+        max_connections: int = 100,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] | None = None,
@@ -167,42 +223,61 @@ class AsyncClient(_Base):
     ) -> None:
         super().__init__(settings)
         _check_http_client(http_client, asynchronous=True)
+        if type(max_connections) is not int or max_connections < 1:
+            given = f"max_connections {max_connections!r}"
+            raise ConfigurationError(f"{given}: give a whole number from 1 on")
         # Imported only now, as a program that never makes one shall not pay for asyncio.
         import asyncio
 
         from .transport_async import AsyncSender
 
-        self._send = AsyncSender(self.settings, http_client)
+        self._send = AsyncSender(self.settings, http_client, max_connections)
         wait = sleep or asyncio.sleep
         self.runtime = Runtime(self.settings, clock, monotonic, random, wait, self._send)
 
     # A plain function: when the coroutine runs, the caller's line may be off the stack.
     def cancel_job(
-        self, process_id: int | str, *, wait: float | None = None
+        self,
+        process_id: JobId,
+        *,
+        wait: float | None = None,
+        already_cancelled: Literal["raise", "return"] | None = None,
     ) -> Coroutine[Any, Any, CancelResult]:
         """As ``Client.cancel_job``, to be awaited."""
-        return self._cancel(process_id, wait, notices.call_site())
-
-    async def _cancel(
-        self, process_id: int | str, wait: float | None, site: notices.CallSite
-    ) -> CancelResult:
-        self._send.check_open()
-        steps = cancellation.cancel(
-            self.runtime.context(site), check_process_id(process_id), check_wait(wait)
+        context = self.runtime.context(notices.call_site())
+        return self._drive(
+            lambda: cancellation.cancel(
+                context,
+                check_process_id(process_id),
+                check_wait(wait),
+                already_cancelled=already_cancelled,
+            )
         )
-        return await self.runtime.drive_async(steps)
+
+    def get_job(self, process_id: JobId) -> Coroutine[Any, Any, Job]:
+        """As ``Client.get_job``, to be awaited."""
+        context = self.runtime.context(notices.call_site())
+        return self._drive(lambda: cancellation.get_job(context, check_process_id(process_id)))
+
+    async def _drive(self, begin: Callable[[], cancellation.Steps[T]]) -> T:
+        self._send.check_open()
+        return await self.runtime.drive_async(begin())
 
     def cancel_jobs(
-        self, process_ids: Iterable[int | str], *, concurrency: int = 8, wait: float | None = None
-    ) -> AsyncGenerator[JobOutcome, None]:
+        self,
+        process_ids: Iterable[JobId],
+        *,
+        concurrency: int = 8,
+        wait: float | None = None,
+        stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON,
+    ) -> AsyncCancelJobs:
         """As ``Client.cancel_jobs``, as an asynchronous iterator."""
-        from .many import Jobs, outcomes
+        from .many import AsyncCancelJobs
 
-        return outcomes(
-            self.runtime, Jobs(self.runtime, process_ids, concurrency, wait, notices.call_site())
-        )
+        site = notices.call_site()
+        return AsyncCancelJobs(self.runtime, process_ids, concurrency, wait, site, None, stop_on)
 
-    async def route(self, process_id: int | str) -> Route:
+    async def route(self, process_id: JobId) -> Route:
         """As ``Client.route``."""
         return await self.runtime.drive_async(self._route(process_id))
 
@@ -238,7 +313,11 @@ def _close_default() -> None:
 
 
 def cancel_job(
-    process_id: int | str, *, client: Client | None = None, wait: float | None = None
+    process_id: JobId,
+    *,
+    client: Client | None = None,
+    wait: float | None = None,
+    already_cancelled: Literal["raise", "return"] | None = None,
 ) -> CancelResult:
     """Cancel a queued or processing job, on whichever API version the settings lead to.
 
@@ -246,9 +325,12 @@ def cancel_job(
     and its siblings) on first use, and kept.
 
     Args:
-        process_id: an ``int`` from 1 on, or a string of digits.
+        process_id: an integer from 1 on (anything with ``__index__``, but ``bool``), or a string
+            of digits.
         client: a client of your own.
         wait: seconds, beside ``timeout``, to wait for the job to end.
+        already_cancelled: ``"raise"`` or ``"return"``, for this call; by the settings where it is
+            not given.
 
     Raises:
         CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
@@ -260,4 +342,4 @@ def cancel_job(
             # No lock, which a fork could leave held: of two made at once, the first stays.
             made = Client()
             client = memory.default_client = memory.default_client or made
-    return client.cancel_job(process_id, wait=wait)
+    return client.cancel_job(process_id, wait=wait, already_cancelled=already_cancelled)

@@ -1,24 +1,24 @@
-"""Asking the flag: a callable, or ``module:attribute`` naming one; it never stops a cancel."""
+"""What a setting names as ``module:attribute``; and asking the flag, which never stops a cancel."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.routes import RouteContext
-from revenuebase_compat.core.settings import Flag
+from revenuebase_compat.core.settings import VARIABLES, Flag
 
 from .notices import log
 
 
 @cache
-def resolve(name: str) -> Flag:
-    """The callable that ``package.module:attribute`` names; imported once.
+def resolve(setting: str, name: str) -> Callable[..., Any]:
+    """The callable that a setting names as ``package.module:attribute``; imported once.
 
     Raises:
         ConfigurationError: there is no such module or attribute, or it cannot be called.
@@ -30,12 +30,12 @@ def resolve(name: str) -> Flag:
             found = getattr(found, attribute)
     except Exception as error:
         raise ConfigurationError(
-            f"v2_flag (REVENUEBASE_V2_FLAG) {name!r} does not resolve "
+            f"{setting} ({VARIABLES[setting]}) {name!r} does not resolve "
             f"({type(error).__name__}: {error}): give package.module:attribute"
         ) from None
     if not callable(found):
-        raise ConfigurationError(f"v2_flag (REVENUEBASE_V2_FLAG) {name!r} is not callable")
-    return cast(Flag, found)
+        raise ConfigurationError(f"{setting} ({VARIABLES[setting]}) {name!r} is not callable")
+    return cast("Callable[..., Any]", found)
 
 
 def ask(flag: Flag | str | None, context: RouteContext) -> bool | None:
@@ -66,7 +66,7 @@ async def ask_async(flag: Flag | str | None, context: RouteContext) -> bool | No
 
 def _callable(flag: Flag | str | None) -> Flag:
     assert flag is not None  # noqa: S101 (the table asks only where there is one)
-    return resolve(flag) if isinstance(flag, str) else flag
+    return resolve("v2_flag", flag) if isinstance(flag, str) else flag
 
 
 def _checked(flag: Flag, opinion: object) -> bool | None:

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from math import inf
-from typing import TYPE_CHECKING
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from revenuebase_compat.core import cancellation
-from revenuebase_compat.core.errors import CancelError, ConfigurationError
-from revenuebase_compat.core.models import Job, JobOutcome, check_process_id, check_wait
+from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
+from revenuebase_compat.core.models import (
+    Job,
+    JobCancelled,
+    JobFailed,
+    JobId,
+    JobOutcome,
+    check_process_id,
+    check_wait,
+)
 from revenuebase_compat.core.rate_limit import SLICE, RateLimiter, paced
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from revenuebase_compat.core.events import CancelEvent
+    from revenuebase_compat.core.protocol import Request
+
     from .notices import CallSite
     from .runtime import Runtime
 
 #: Jobs under way at once where each is waited for: no cancel shall wait for another job's end.
 WAITING = 100
+
+
+class _Closed(BaseException):
+    """The iterator, or its client, was closed amid a job."""
 
 
 class Jobs:
@@ -28,180 +47,332 @@ class Jobs:
     def __init__(
         self,
         runtime: Runtime,
-        ids: Iterable[int | str],
+        ids: Iterable[JobId],
         concurrency: object,
         wait: float | None,
         site: CallSite,
         on_status: Callable[[Job], object] | None = None,
+        stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON,
     ) -> None:
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigurationError(f"concurrency {concurrency!r}: give a whole number from 1 on")
-        if isinstance(ids, str | bytes):
-            raise ConfigurationError("process_ids is one text: give a list of ids")
+        if isinstance(ids, str | bytes) or not hasattr(type(ids), "__iter__"):
+            kind = "one text" if isinstance(ids, str | bytes) else f"a {type(ids).__name__}"
+            raise ConfigurationError(f"process_ids is {kind}: give a list of ids")
+        kinds = stop_on if isinstance(stop_on, tuple) else (stop_on,)
+        if not all(isinstance(kind, type) and issubclass(kind, CancelError) for kind in kinds):
+            raise ConfigurationError(f"stop_on {stop_on!r}: give classes of errors of this package")
         self._wait = check_wait(wait)
+        self._stop_on = kinds
         self.most = concurrency if wait is None else max(concurrency, WAITING)
         self.limiter = RateLimiter(concurrency)
-        self.ended = False
-        self._runtime = runtime
+        #: Whether no further job is started, and whether those under way are to end as well.
+        self.ended = self.closed = False
+        self.finished: deque[JobOutcome] = deque()
+        self.runtime = runtime
         self._site = site
         self._on_status = on_status
         self._ids = iter(ids)
-        self.next: list[int | str] = []
+        self.next: list[JobId] = []
+        runtime.send.under_way.add(self)
 
     def take(self, held: int) -> float | None:
         """``None`` where the ``next`` job may start, else the seconds until it may."""
         if not self.next and not self.ended:
-            # Looked at before any pause, lest the last job be followed by one for nothing.
+            # Looked at before any pause, so that none follows the last job.
             self.next.extend(islice(self._ids, 1))
             self.ended = not self.next
         self.limiter.newcomers = not self.ended and held < self.most
         if not self.limiter.newcomers:
             return 0.0
-        return self.limiter.acquire(self._runtime.monotonic()) or None
+        return self.limiter.acquire(self.runtime.monotonic()) or None
 
-    def steps(self, process_id: int | str) -> cancellation.Flow:
-        """The flow of a job that may start, at its limiter."""
-        context = self._runtime.context(self._site)
+    def steps(self, process_id: JobId, events: list[CancelEvent]) -> cancellation.Flow:
+        """The flow of a job that may start, at its time; ``events`` gets those of its calls."""
+        context = self.runtime.context(self._site)
 
         def begin() -> cancellation.Flow:
-            self._runtime.send.check_open()
+            self.runtime.send.check_open()
             return cancellation.cancel(
-                context, check_process_id(process_id), self._wait, self._on_status
+                context,
+                check_process_id(process_id),
+                self._wait,
+                self._on_status,
+                on_end=events.append,
             )
 
         return paced(begin, self.limiter, context)
+
+    def close(self) -> None:
+        """Start no further job, and let those under way send nothing more."""
+        self.ended = self.closed = True
+
+    def failed(self, process_id: JobId, error: BaseException, events: list[CancelEvent]) -> None:
+        """Note an outcome: an error of ours, or of somebody else with what is known of the call."""
+        if not isinstance(error, CancelError):
+            words = f"{type(error).__name__}: {error}"
+            if isinstance(error, _Closed):
+                words = "the iterator of cancel_jobs, or its client, was closed"
+            route = events[-1].route if events else None
+            error = CancelError(
+                f"job {process_id}: {words}",
+                process_id=events[-1].process_id if events else None,
+                api_version=route.version if route else None,
+                attempts=sum(event.attempts for event in events),
+                outcome_unknown=any(event.outcome_unknown for event in events),
+            )
+        if isinstance(error, self._stop_on):
+            self.ended = True
+        named: Any = error.process_id or process_id  # what it is, where it is no id
+        self.finished.append(JobFailed(named, error))
+
+
+class _Threads(Jobs):
+    """The same, with a thread for each job under way, which nothing keeps alive but its job."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        #: Jobs that were started and have not finished.
+        self.under_way = 0
+        #: Whether the ``next`` job may start, and waits for a thread to take it.
+        self.granted = False
+        self._driver = self.runtime._replace(sleep=self._sleep, send=self._send)
+
+    def _sleep(self, seconds: float) -> None:
+        if self.runtime.sleep is time.sleep:
+            until = time.monotonic() + seconds
+            while not self._over() and (left := until - time.monotonic()) > 0:
+                time.sleep(min(left, SLICE))
+        else:
+            self.runtime.sleep(seconds)
+        self._check()
+
+    def _send(self, request: Request, timeout: float, left: float) -> Any:
+        self._check()
+        return self.runtime.send(request, timeout, left)
+
+    def _check(self) -> None:
+        if self._over():
+            raise _Closed
+
+    def _over(self) -> bool:
+        return self.closed or self.runtime.send.closed
+
+    def start(self) -> None:
+        """Have the granted job taken by a new thread, or by one that is about to be free.
+
+        Where no thread can be had (the process is at its limit, or ends), the caller's own
+        takes it if no other will.
+        """
+        try:
+            Thread(target=self.work, name="revenuebase-cancel", daemon=True).start()
+        except RuntimeError:
+            if not self.under_way:
+                self.work(inline=True)
+            return
+        changed = self.limiter.changed
+        with changed:
+            while self.granted:
+                changed.wait(SLICE)
+
+    def work(self, *, inline: bool = False) -> None:
+        """Cancel the granted job, and whichever is granted then."""
+        changed = self.limiter.changed
+        while True:
+            with changed:
+                if not self.granted:
+                    return
+                self.granted = False
+                process_id = self.next.pop()
+                self.under_way += 1
+                changed.notify_all()
+            events: list[CancelEvent] = []
+            try:
+                result = self._driver.drive(self.steps(process_id, events))
+                self.finished.append(JobCancelled(result.process_id, result))
+            except BaseException as error:  # a warning made an error, say: no job is lost
+                self.failed(process_id, error, events)
+                if inline and not isinstance(error, Exception | _Closed):
+                    raise
+            finally:
+                with changed:
+                    self.under_way -= 1
+                    changed.notify_all()
 
 
 class CancelJobs(Iterator[JobOutcome]):
     """Outcomes of many jobs, in the order they finish.
 
-    It may be interrupted (``KeyboardInterrupt``) and iterated on. After ``stop()`` no further job
-    is started; those under way still come.
+    It may be interrupted (``KeyboardInterrupt``) and iterated on. To stop early: after ``stop()``
+    no further job is started, and those under way still come; ``close()``, the end of a ``with``
+    block, or dropping the iterator ends it at once: what is being sent is sent, and nothing more.
+    Closing the client does the same, but outcomes of what was under way still come. In ``atexit``,
+    where Python starts no more threads (3.12 and later), jobs run one after the other.
     """
 
     def __init__(
         self,
         runtime: Runtime,
-        process_ids: Iterable[int | str],
+        process_ids: Iterable[JobId],
         concurrency: int,
         wait: float | None,
         site: CallSite,
-        on_start: Callable[[int | str], object] | None = None,
+        on_start: Callable[[JobId], object] | None = None,
         on_status: Callable[[Job], object] | None = None,
         on_pause: Callable[[float], object] | None = None,
+        stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON,
     ) -> None:
-        self._runtime = runtime
-        self._jobs = Jobs(runtime, process_ids, concurrency, wait, site, on_status)
+        self._jobs = _Threads(runtime, process_ids, concurrency, wait, site, on_status, stop_on)
+        self._left = False
         self._on_start = on_start
         self._on_pause = on_pause
-        self._pool = ThreadPoolExecutor(self._jobs.most, "revenuebase-cancel")
-        self._finished: deque[JobOutcome] = deque()
-        #: Jobs that were started and have not finished.
-        self.under_way = 0
-        self._begun = 0
 
     def __next__(self) -> JobOutcome:
-        limiter = self._jobs.limiter
+        jobs, limiter = self._jobs, self._jobs.limiter
         try:
-            while True:
+            while not self._left:
                 pause = self._start()
                 with limiter.changed:
-                    if self._finished:
-                        return self._finished.popleft()
-                    waits = self.under_way and (not pause or pause == inf)
+                    if jobs.finished:
+                        return jobs.finished.popleft()
+                    waits = jobs.under_way and (not pause or pause == inf)
                     if waits:
                         limiter.changed.wait(SLICE)
                 if pause and self._on_pause is not None:
-                    self._on_pause(limiter.pause(self._runtime.monotonic()))
+                    self._on_pause(limiter.pause(jobs.runtime.monotonic()))
                 if waits:
                     continue
                 if not pause:
-                    self._pool.shutdown()
-                    raise StopIteration
+                    break
                 if pause == inf:
                     limiter.forget()  # what an interrupt left of a job that was about to start
                 else:
-                    self._runtime.sleep(min(pause, SLICE))
+                    jobs.runtime.sleep(min(pause, SLICE))
+            raise StopIteration
         finally:
             limiter.newcomers = False
 
+    @property
+    def under_way(self) -> int:
+        """Jobs that were started and have not finished."""
+        return self._jobs.under_way
+
     def stop(self) -> None:
-        """Start no further job."""
+        """Start no further job; those under way still come."""
         self._jobs.ended = True
+
+    def close(self) -> None:
+        """End it: no further job, no further request of those under way, no further outcome."""
+        self._left = True
+        self._jobs.close()
+
+    def __enter__(self) -> CancelJobs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_jobs"):  # refused in the making
+            self.close()
 
     def pauses(self, jobs: int) -> float:
         """Seconds of pauses that so many jobs will cost, as far as the answers tell."""
-        return self._jobs.limiter.pauses(jobs, self._runtime.monotonic())
+        return self._jobs.limiter.pauses(jobs, self._jobs.runtime.monotonic())
 
     def _start(self) -> float:
         """Start what may be started; returns the seconds until more may."""
-        jobs, changed = self._jobs, self._jobs.limiter.changed
-        # Outcomes that nobody took yet count, lest they pile up.
-        while (pause := jobs.take(self.under_way + len(self._finished))) is None:
+        jobs = self._jobs
+        while True:
+            if jobs.granted:  # a thread could not be had, or an interrupt came in between
+                jobs.start()
+                if jobs.granted:
+                    return inf
+            # Outcomes that nobody took yet count, so that they do not pile up.
+            pause = jobs.take(jobs.under_way + len(jobs.finished))
+            if pause is not None:
+                return pause
             if self._on_start is not None:
                 self._on_start(jobs.next[0])
-            with changed:
-                begun = self._begun
-                self._pool.submit(self._cancel, jobs.next[0])
-                jobs.next.clear()
-                # Counted by the thread itself, which no interrupt reaches.
-                while self._begun == begun:
-                    changed.wait(SLICE)
-        return pause
+            jobs.granted = True
 
-    def _cancel(self, process_id: int | str) -> None:
-        changed = self._jobs.limiter.changed
-        with changed:
-            self._begun += 1
-            self.under_way += 1
-            changed.notify()
 
+class _Tasks(Jobs):
+    """The same, with a task for each job under way."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        super().close()
+        for task in self.tasks:
+            with suppress(RuntimeError):  # its event loop has ended
+                task.get_loop().call_soon_threadsafe(task.cancel)
+
+    async def cancel(self, process_id: JobId) -> None:
+        events: list[CancelEvent] = []
         try:
-            result = self._runtime.drive(self._jobs.steps(process_id))
-            outcome = JobOutcome(result.process_id, result)
-        except BaseException as error:  # a warning made an error, say: never lose a job
-            outcome = _failed(process_id, error)
-        with changed:
-            self.under_way -= 1
-            self._finished.append(outcome)
-            changed.notify()
-
-
-async def outcomes(runtime: Runtime, jobs: Jobs) -> AsyncGenerator[JobOutcome, None]:
-    """The same under ``asyncio``; closing the iterator cancels what is under way."""
-    import asyncio
-
-    finished: deque[JobOutcome] = deque()
-    under_way: set[asyncio.Task[None]] = set()
-
-    async def cancel(process_id: int | str) -> None:
-        try:
-            result = await runtime.drive_async(jobs.steps(process_id))
-            finished.append(JobOutcome(result.process_id, result))
-        except Exception as error:
-            finished.append(_failed(process_id, error))
-
-    try:
-        while True:
-            while (pause := jobs.take(len(under_way))) is None:
-                under_way.add(asyncio.create_task(cancel(jobs.next.pop())))
-            if pause == inf or (under_way and not pause):
-                first = asyncio.FIRST_COMPLETED
-                _, under_way = await asyncio.wait(under_way, timeout=SLICE, return_when=first)
-            elif pause:
-                await runtime.sleep(min(pause, SLICE))
-            else:
+            result = await self.runtime.drive_async(self.steps(process_id, events))
+            self.finished.append(JobCancelled(result.process_id, result))
+        except BaseException as error:
+            if isinstance(error, Exception):
+                self.failed(process_id, error, events)
                 return
-            jobs.limiter.newcomers = False
-            while finished:
-                yield finished.popleft()
-    finally:
-        for task in under_way:
-            task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+            if self.closed:
+                self.failed(process_id, _Closed(), events)
+            raise
+
+    async def outcomes(self) -> AsyncGenerator[JobOutcome, None]:
+        import asyncio
+
+        try:
+            while True:
+                while (pause := self.take(len(self.tasks))) is None:
+                    self.tasks.add(asyncio.create_task(self.cancel(self.next.pop())))
+                if pause == inf or (self.tasks and not pause):
+                    first = asyncio.FIRST_COMPLETED
+                    done, _ = await asyncio.wait(self.tasks, timeout=SLICE, return_when=first)
+                    self.tasks -= done
+                elif pause:
+                    await self.runtime.sleep(min(pause, SLICE))
+                else:
+                    return
+                self.limiter.newcomers = False
+                while self.finished:
+                    yield self.finished.popleft()
+        finally:
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-def _failed(process_id: int | str, error: BaseException) -> JobOutcome:
-    if not isinstance(error, CancelError):
-        error = CancelError(f"{type(error).__name__}: {error}")
-    return JobOutcome(error.process_id or process_id, error=error)
+class AsyncCancelJobs(AsyncIterator[JobOutcome]):
+    """As ``CancelJobs``, under ``asyncio``.
+
+    After ``stop()`` no further job is started; ``aclose()``, the end of an ``async with`` block, or
+    dropping the iterator cancels what is under way.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        self._jobs = _Tasks(*arguments)
+        self._outcomes = self._jobs.outcomes()
+
+    async def __anext__(self) -> JobOutcome:
+        return await self._outcomes.__anext__()
+
+    def stop(self) -> None:
+        """Start no further job; those under way still come."""
+        self._jobs.ended = True
+
+    async def aclose(self) -> None:
+        """End it: no further job, no further request, no further outcome."""
+        self._jobs.close()
+        with suppress(RuntimeError):  # somebody waits for an outcome, and will be told
+            await self._outcomes.aclose()
+
+    async def __aenter__(self) -> AsyncCancelJobs:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

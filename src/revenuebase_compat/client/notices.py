@@ -13,10 +13,11 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from types import FrameType
 from typing import Any, Literal
 
-from revenuebase_compat.core.endpoints import CANCEL
+from revenuebase_compat.core.endpoints import CANCEL, Endpoint
 from revenuebase_compat.core.notices import Notice, NoticeKind
 from revenuebase_compat.core.versions import Phase, phase
 
@@ -64,18 +65,17 @@ def warn_at(site: CallSite, message: str) -> None:
     )
 
 
-def log(
-    key: object, level: Level, message: str | Callable[[], str], at: float, **extra: Any
-) -> None:
+def log(key: object, level: Level, message: str | Callable[[], str], at: float) -> None:
     """Log, unless the same key was logged within the last hour; ``at`` is monotonic.
 
     The words may be given as a function, which is called only if they are said.
     """
     left_out = memory.throttle.suppressed(key, at)
-    if left_out is None:
-        return
-    if not isinstance(message, str):
-        message = message()
+    if left_out is not None:
+        _say(level, message if isinstance(message, str) else message(), left_out)
+
+
+def _say(level: Level, message: str, left_out: int, **extra: Any) -> None:
     if left_out:
         message += f" ({left_out} like this were left out since it was last said)"
     import logging  # with no notice, a tenth of what importing cancel_job costs
@@ -90,7 +90,9 @@ def log(
 def log_left(call: str, successor: str | None, stage: Phase, words: str) -> None:
     """Log that somebody's request is left to v1."""
     level: Level = "info" if stage is Phase.DEPRECATED else "warning"
-    log(("left", call), level, words, time.monotonic(), successor=successor)
+    left_out = memory.throttle.suppressed(("left", call), time.monotonic())
+    if left_out is not None:
+        _say(level, words, left_out, successor=successor)
 
 
 def tell(notice: Notice, site: CallSite | None = None) -> None:
@@ -98,29 +100,31 @@ def tell(notice: Notice, site: CallSite | None = None) -> None:
 
     ``site`` is where the user called, should that line no longer be on the stack.
     """
-    kind, route = notice.kind, notice.route
-    announced, url = memory.throttle.announced, notice.settings.base_url
+    kind, route, settings, endpoint = notice.kind, notice.route, notice.settings, notice.endpoint
+    announced, url, sunset = memory.throttle.announced, settings.base_url, settings.v1_sunset
     if notice.sunset is not None:
         announced[url] = min(notice.sunset, announced.get(url, notice.sunset))
-    sunset = min(notice.settings.v1_sunset, announced.get(url, notice.settings.v1_sunset))
+    if url in announced:
+        sunset = min(sunset, announced[url])
     stage = phase(notice.now, sunset)
-    message = _words(notice, sunset, stage)
-    version = f"v{route.version}" if route else "v1"
-    reason = route.reason.value if route else "PINNED"
-    log(
-        (kind, version, reason),
-        _level(kind, stage),
-        message,
-        notice.at,
-        notice=kind.value,
-        api_version=version,
-        route_reason=reason,
-        sunset=sunset.isoformat(),
-        successor=notice.successor or CANCEL.successor,
-    )
+    reason = route.reason.value if route else None
+    server = notice.status, notice.successor
+    about = kind, endpoint, reason, sunset, stage, *server, settings.api_version, settings.admits_v2
+    left_out = memory.throttle.suppressed((kind, endpoint.name, reason), notice.at)
+    if left_out is not None:
+        _say(
+            _level(kind, stage),
+            _words(*about),
+            left_out,
+            notice=kind.value,
+            api_version=f"v{route.version}" if route else "v1",
+            route_reason=reason or "PINNED",
+            sunset=sunset.isoformat(),
+            successor=notice.successor or endpoint.successor,
+        )
     # Only before a request: an error made of a warning must never eat the result of a cancel.
     if kind in (NoticeKind.USES_V1, NoticeKind.MIGRATED):
-        warn_at(site or call_site(), message)
+        warn_at(site or call_site(), _words(*about))
 
 
 def _level(kind: NoticeKind, stage: Phase) -> Level:
@@ -135,37 +139,47 @@ def _level(kind: NoticeKind, stage: Phase) -> Level:
     return "info" if stage is Phase.DEPRECATED else "warning"
 
 
-def _words(notice: Notice, sunset: datetime, stage: Phase) -> str:
+@lru_cache(64)  # Python's filters ask for them at each call
+def _words(
+    kind: NoticeKind,
+    endpoint: Endpoint,
+    reason: str | None,
+    sunset: datetime,
+    stage: Phase,
+    status: int | None,
+    successor: str | None,
+    api_version: str,
+    admits_v2: bool,
+) -> str:
     """What is called, until when, and what to set instead."""
-    kind, route, settings = notice.kind, notice.route, notice.settings
     day = sunset.strftime("%Y-%m-%d")
-    old, new = CANCEL.call, CANCEL.successor
+    old, new = endpoint.call, endpoint.successor
+    still = "jobs are still cancelled" if endpoint is CANCEL else "the status of jobs is still read"
+    done = "the job is cancelled" if endpoint is CANCEL else "the job's status is read"
     ends = f"ended on {day}" if stage is Phase.RETIRED else f"ends on {day}"
-    wanted = "v2" if settings.admits_v2 else "auto"
+    wanted = "v2" if admits_v2 else "auto"
     instead = f'set api_version="{wanted}" (REVENUEBASE_API_VERSION={wanted}) to call {new}'
-    reason = f" (reason {route.reason.value})" if route else ""
-    if kind is NoticeKind.USES_V1:
-        return (
-            f"RevenueBase API v1 {ends}, and jobs are still cancelled with {old}{reason}: {instead}"
-        )
-    if kind is NoticeKind.MIGRATED:
-        return (
-            f"RevenueBase API v1 {'is gone' if stage is not Phase.RETIRED else ends}, and "
-            f"api_version={settings.api_version!r} asks for it; the job is cancelled with {new} "
-            f'instead{reason}: set api_version="auto" (REVENUEBASE_API_VERSION=auto)'
-        )
-    if kind is NoticeKind.V1_GONE:
-        return (
-            f"RevenueBase API v1 answered {notice.status} to {old}; the job is cancelled with "
-            f"{new} instead: {instead}"
-        )
-    if kind is NoticeKind.V2_MISSING:
-        return (
-            f"RevenueBase API v2 answered {notice.status} to {new}; the job is cancelled with "
-            f"{old} instead, which {ends}"
-        )
-    if kind is NoticeKind.FAILED:
-        said = f" answered {notice.status} to {old}" if notice.status else f" {ends}"
-        return f"RevenueBase API v1{said}, and the call failed: {instead}"
-    successor = f"; successor: {notice.successor}" if notice.successor else ""
-    return f"RevenueBase announces in its answers that API v1 {ends}{successor}: {instead}"
+    because = f" (reason {reason})" if reason else ""
+    said = f" answered {status} to {old}" if status else f" {ends}"
+    announces = f"; successor: {successor}" if successor else ""
+    gone = "is gone" if stage is not Phase.RETIRED else ends
+    return {
+        NoticeKind.USES_V1: (
+            f"RevenueBase API v1 {ends}, and {still} with {old}{because}: {instead}"
+        ),
+        NoticeKind.MIGRATED: (
+            f"RevenueBase API v1 {gone}, and api_version={api_version!r} asks for it; {done} with "
+            f'{new} instead{because}: set api_version="auto" (REVENUEBASE_API_VERSION=auto)'
+        ),
+        NoticeKind.V1_GONE: (
+            f"RevenueBase API v1 answered {status} to {old}; {done} with {new} instead: {instead}"
+        ),
+        NoticeKind.V2_MISSING: (
+            f"RevenueBase API v2 answered {status} to {new}; {done} with {old} instead, which "
+            f"{ends}"
+        ),
+        NoticeKind.FAILED: f"RevenueBase API v1{said}, and the call failed: {instead}",
+        NoticeKind.ANNOUNCED: (
+            f"RevenueBase announces in its answers that API v1 {ends}{announces}: {instead}"
+        ),
+    }[kind]

@@ -43,16 +43,20 @@ def call_context(
     random: Callable[[], float] = jitter,
 ) -> cancellation.CallContext:
     """What one call reads of the world and tells it, with the memory of this process."""
-    emit = partial(_emit, settings)
+    hear = partial(emit, settings)
     return cancellation.CallContext(
-        settings, clock, monotonic, random, memory.retired_at, notify, emit
+        settings, clock, monotonic, random, memory.retired_at, notify, hear
     )
 
 
-def _emit(settings: Settings, event: CancelEvent) -> None:
+def emit(settings: Settings, event: CancelEvent) -> None:
+    """Tell ``on_event`` of a finished call; what it raises is logged."""
     try:
-        assert settings.on_event is not None  # noqa: S101 (the flow has asked)
-        settings.on_event(event)
+        heard = settings.on_event
+        if isinstance(heard, str):
+            heard = flags.resolve("on_event", heard)
+        if heard is not None:
+            heard(event)
     except Exception as error:
         notices.log(
             ("on_event", type(error)),
@@ -71,7 +75,7 @@ class Runtime(NamedTuple):
         monotonic: gives seconds.
         random: gives a number in [0, 1).
         sleep: waits seconds; to be awaited for an asynchronous client.
-        send: sends a request within seconds, and gives what came of it; likewise.
+        send: sends the request of a ``SendRequest``, and gives what came of it; likewise.
     """
 
     settings: Settings
@@ -93,7 +97,7 @@ class Runtime(NamedTuple):
             while True:
                 command = steps.send(answer)
                 if type(command) is cancellation.SendRequest:
-                    answer = self.send(command.request, command.timeout)
+                    answer = self.send(*command)
                 elif type(command) is cancellation.Sleep:
                     answer = self.sleep(command.seconds)
                 else:
@@ -113,7 +117,7 @@ class Runtime(NamedTuple):
             while True:
                 command = steps.send(answer)
                 if type(command) is cancellation.SendRequest:
-                    answer = await self.send(command.request, command.timeout)
+                    answer = await self.send(*command)
                 elif type(command) is cancellation.Sleep:
                     answer = await self.sleep(command.seconds)
                 else:

@@ -46,6 +46,13 @@ def make_server(
             await super().startup(sockets)
             on_ready()
 
+    return Server(make_config(app, **options))
+
+
+def make_config(app: Callable[..., Any], **options: Any) -> uvicorn.Config:
+    """The configuration of such a server, for one that is made otherwise."""
+    import uvicorn
+
     ours: dict[str, Any] = {
         "interface": "asgi3",
         "http": "h11",  # refuses more than httptools
@@ -58,4 +65,4 @@ def make_server(
         "server_header": False,
         "date_header": False,
     }
-    return Server(uvicorn.Config(app, **{**ours, **options}))
+    return uvicorn.Config(app, **{**ours, **options})

@@ -1,12 +1,14 @@
 """The only senders: one request out, one answer in; nothing is decided here.
 
-httpx does the work, through its public API: own pools are free lists of single-connection
-transports over one TLS context, which is faster than ``httpx.Client`` and lets a connection
-that went wrong be thrown away whole. Where the environment asks for proxies, each slot is an
-``httpx.Client``, which knows how to choose among them. A caller's own client is used as it is.
+httpx does the work, through its public API (but for ``_unlocked``): own pools are free lists of
+single-connection transports over one TLS context, which is faster than ``httpx.Client`` and lets a
+connection that went wrong be thrown away whole. Where the environment asks for proxies, each
+connection is an ``httpx.Client``, which knows how to choose among them. A caller's own client is
+used as it is.
 
-No redirect is followed, and whatever goes wrong comes back as ``NoResponse``: plain data, without
-the exception, as the frames of its traceback would hold the key.
+No redirect is followed, and what goes wrong on the way comes back as ``NoResponse``: plain data,
+without the exception, as the frames of its traceback would hold the key. What cannot be set up is a
+``ConfigurationError``; an exception that is not the transport's passes through.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from revenuebase_compat._version import __version__
-from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
-from revenuebase_compat.core.errors import ConfigurationError
+from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, unpack
+from revenuebase_compat.core.errors import ConfigurationError, shown
 from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings, is_loopback
 
-from .watchdog import Attempt, watchdog
+from .transport_errors import foreign, no_response_from
+from .watchdog import Attempt, RemainingTimeouts, watchdog
 
 if TYPE_CHECKING:
     import ssl
@@ -36,61 +41,28 @@ if TYPE_CHECKING:
 MAX_IDLE = 100
 IDLE_FOR = 60.0
 
-_NOT_SENT = {
-    "ConnectError",
-    "ConnectTimeout",
-    "PoolTimeout",
-    "ProxyError",
-    "UnsupportedProtocol",
-    "LocalProtocolError",
-    "InvalidURL",
-}
-
 S = TypeVar("S")
 
 
 class Connection(Generic[S]):
-    """One connection at most, and what sends over it."""
+    """One connection at most, and what sends over it.
 
-    __slots__ = ("close", "idle_since", "send", "socket")
-
-    def __init__(self, send: Callable[[httpx.Request], S], close: Callable[[], Any]) -> None:
-        self.send = send
-        self.close = close
-        self.socket: Any = None
-        self.idle_since = 0.0
-
-
-class RemainingTimeouts(dict[str, float]):
-    """httpx's ``timeout`` extension, as what is left when a phase of the attempt begins.
-
-    ``extensions`` are the request's, which has a connection traced while it is being made: on
-    one that was kept, the ten calls of a trace would cost more than all of the flow.
+    Attributes:
+        socket: that of the connection, once there is one.
+        idle_since: monotonic time of the last release; 0 until the first.
+        direct: whether it goes to the API itself, and not to a proxy.
     """
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        extensions: dict[str, Any] | None = None,
-        addresses: int = 1,
-        trace: Callable[[str, dict[str, Any]], object] | None = None,
-    ) -> None:
-        super().__init__()
-        self._trace = trace or attempt.trace
-        self._attempt = attempt
-        self._extensions = extensions
-        self._addresses = addresses
+    __slots__ = ("close", "direct", "idle_since", "send", "socket")
 
-    def get(self, phase: str, default: Any = None) -> float:
-        left = max(self._attempt.deadline - time.monotonic(), 0.001)
-        if phase == "write":
-            self._attempt.sent = True
-        if phase != "connect":
-            return left
-        if self._extensions is not None:
-            self._extensions["trace"] = self._trace
-        # Read once, it counts for each address of the host in turn, and again for TLS.
-        return left / (self._addresses + 1)
+    def __init__(
+        self, send: Callable[[httpx.Request], S], close: Callable[[], Any], direct: bool
+    ) -> None:
+        self.send = send
+        self.close = close
+        self.direct = direct
+        self.socket: Any = None
+        self.idle_since = 0.0
 
 
 class _Requests:
@@ -133,18 +105,6 @@ class _Requests:
         )
 
 
-def no_response_from(
-    error: Exception, timeout: float, attempt: Attempt | None = None
-) -> NoResponse:
-    """What an exception tells of the attempt; by name, so that httpx2's count as well."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    sent = not names & _NOT_SENT and (attempt is None or attempt.sent)
-    if (attempt is not None and attempt.overdue) or names & {"TimeoutException", "TimeoutError"}:
-        waited = "" if sent else " to connect"
-        return NoResponse(f"no answer within {timeout:.3g} s{waited}", sent, timeout=True)
-    return NoResponse(f"{type(error).__name__}: {error}", sent)
-
-
 def needs_proxy(settings: Settings) -> bool:
     if is_loopback(urlsplit(settings.base_url).hostname or ""):
         return False
@@ -155,6 +115,11 @@ def needs_proxy(settings: Settings) -> bool:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
+    """The context for TLS, with httpx's certificates, or those that the environment names.
+
+    Raises:
+        ConfigurationError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` cannot be used.
+    """
     import ssl
 
     import httpx
@@ -162,23 +127,74 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     if settings.base_url.startswith("http:"):
         # Never used; loading the system's certificates would cost more than the first call.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+        given = f"{names[0]} {shown(os.environ[names[0]])}" if names else "certifi's certificates"
+        raise ConfigurationError(
+            f"{given} cannot be used ({type(error).__name__}: {error.strerror or error}): name a "
+            "file of certificates in PEM form, or unset the variable"
+        ) from None
 
 
-class _Sender:
-    """What the two senders share: how slots are made, and how many are kept."""
+def _wrong_proxy() -> ConfigurationError:
+    """Which variable of a proxy cannot be used, and why; its text may hold a password."""
+    from urllib.request import getproxies
+
+    import httpx
+
+    wrong, why = "no", "give host names and addresses, without a network's /bits"
+    for scheme in ("http", "https", "all"):
+        url = getproxies().get(scheme, "")
+        try:
+            if url:
+                httpx.HTTPTransport(proxy=url if "://" in url else f"http://{url}").close()
+        except ImportError:
+            wrong, why = scheme, "a SOCKS proxy needs the package socksio (pip install socksio)"
+        except Exception:
+            wrong, why = scheme, "give http://, https:// or socks5://[user:password@]host:port"
+    # The frames of httpx's own exceptions hold the text: none is a cause, and this frame ends.
+    del url
+    names = [name for name in os.environ if name.lower() == f"{wrong}_proxy"]
+    return ConfigurationError(f"{' and '.join(names) or 'the proxy'} cannot be used: {why}")
+
+
+def _unlocked(client: Any) -> Any:
+    """The transport or client, without the locks of its connection pools.
+
+    A transport of ours serves one thread at a time and needs none. An exception that a signal
+    handler raises within httpcore may leave such a lock taken, and httpcore, which takes it again
+    in order to clear up, would then wait for itself.
+    """
+    for transport in (client, getattr(client, "_transport", None), *_mounted(client)):
+        pool: Any = getattr(transport, "_pool", None)
+        if hasattr(pool, "_optional_thread_lock"):
+            pool._optional_thread_lock = nullcontext()
+    return client
+
+
+def _mounted(client: Any) -> list[Any]:
+    return list(getattr(client, "_mounts", {}).values())
+
+
+class Sender(Generic[S]):
+    """What the two senders share: how connections are made, and how many are kept."""
 
     def __init__(self, settings: Settings, http_client: Any) -> None:
         self._settings = settings
         self._theirs = http_client
-        self._closed = False
+        #: Whether ``close()`` was called.
+        self.closed = False
+        #: What goes on until it ends, or the client is closed; each has a ``close()``.
+        self.under_way: WeakSet[Any] = WeakSet()
         self._requests: _Requests | None = None
         self._context: ssl.SSLContext | None = None
-        self._pid = os.getpid()
+        self._place = place()
 
     def check_open(self) -> None:
         """Refuse before anything is sent."""
-        if self._closed:
+        if self.closed:
             raise ConfigurationError("this client is closed: make a new one")
         if self._theirs is not None and getattr(self._theirs, "is_closed", False):
             raise ConfigurationError("http_client is closed: give one that is open")
@@ -188,17 +204,31 @@ class _Sender:
             self._requests = _Requests(self._settings)
         return self._requests
 
-    def _options(self) -> dict[str, Any]:
+    def _make(self, client: Any, transport: Any, handle: str, close: str) -> Connection[S]:
+        """A connection by httpx's classes for a client and for a transport."""
         import httpx
 
         if self._context is None:
             self._context = tls_context(self._settings)
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        return {"verify": self._context, "limits": limits}
+        if not needs_proxy(self._settings):
+            made = _unlocked(transport(verify=self._context, limits=limits))
+            return Connection(getattr(made, handle), getattr(made, close), True)
+        try:
+            made = _unlocked(client(verify=self._context, limits=limits))
+        except Exception:
+            made = None
+        if made is None:
+            raise _wrong_proxy()
+        return Connection(
+            lambda request: made.send(request, stream=True, follow_redirects=False),
+            getattr(made, close),
+            False,
+        )
 
     @staticmethod
     def _evict(free: deque[Connection[S]]) -> Connection[S] | None:
-        """The slot that was idle longest, if it is one too many."""
+        """The connection that was idle longest, if it is one too many."""
         try:
             if len(free) > MAX_IDLE or time.monotonic() - free[0].idle_since > IDLE_FOR:
                 return free.popleft()
@@ -207,7 +237,12 @@ class _Sender:
         return None
 
 
-class SyncSender(_Sender):
+def place() -> tuple[int, type]:
+    """Where connections can be used: not in a forked child, nor after gevent patched sockets."""
+    return os.getpid(), socket.socket
+
+
+class SyncSender(Sender["httpx.Response"]):
     """Sends for ``Client``; thread-safe, and a forked child opens connections of its own."""
 
     def __init__(self, settings: Settings, http_client: httpx.Client | None = None) -> None:
@@ -216,37 +251,40 @@ class SyncSender(_Sender):
         self._addresses = 1
         self._counted_until = 0.0
 
-    def __call__(self, request: Request, timeout: float) -> AttemptOutcome:
+    def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return self._send_theirs(request, timeout)
         prepared = self._prepared().build(request, {OWN_REQUEST_EXTENSION: True})
-        slot = self._acquire()
-        attempt = Attempt(timeout, slot.socket)
+        connection = self._acquire()
+        attempt, guard = Attempt(timeout, connection.socket), watchdog()
         try:
-            watchdog.start(attempt)
-            left = RemainingTimeouts(attempt, prepared.extensions, self._addresses)
-            prepared.extensions["timeout"] = left
-            response = slot.send(prepared)
-            slot.socket = response.extensions["network_stream"].get_extra_info("socket")
+            guard.start(attempt)
+            addresses = self._count_addresses if connection.direct else _one
+            timeouts = RemainingTimeouts(attempt, prepared.extensions, addresses)
+            prepared.extensions["timeout"] = timeouts
+            response = connection.send(prepared)
+            connection.socket = response.extensions["network_stream"].get_extra_info("socket")
             answer = _read(response, attempt)
-        except Exception as error:
-            slot.close()
-            return no_response_from(error, timeout, attempt)
-        except BaseException:
-            # Not slot.close(): the frames that were interrupted may hold httpcore's lock.
-            attempt.abandon()
-            raise
+            response.close()
+        except BaseException as error:
+            other = foreign(error)
+            if other is not None:
+                # Not connection.close(): the frames that were interrupted may hold a lock.
+                attempt.abandon()
+                raise other  # noqa: B904 (as it is)
+            self._drop(connection)
+            return no_response_from(error, attempt)
         finally:
-            watchdog.finish(attempt)
+            guard.finish(attempt)
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
         if attempt.overdue:
-            slot.close()
+            self._drop(connection)
             # It ended because we ended it: what there is of it may not be all.
-            return no_response_from(TimeoutError(), timeout, attempt)
-        if self._closed:
-            slot.close()
+            return no_response_from(TimeoutError(), attempt)
+        if self.closed:
+            connection.close()
         else:
-            self._release(slot)
+            self._release(connection)
         return answer
 
     def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
@@ -262,74 +300,84 @@ class SyncSender(_Sender):
                 extensions={OWN_REQUEST_EXTENSION: True},
             )
             prepared.extensions["timeout"] = RemainingTimeouts(attempt)
-            return _read(client.send(prepared, stream=True, follow_redirects=False), attempt)
-        except Exception as error:
-            return no_response_from(error, timeout)
+            response = client.send(prepared, stream=True, follow_redirects=False)
+            try:
+                return _read(response, attempt)
+            finally:
+                response.close()
+        except BaseException as error:
+            other = foreign(error)
+            if other is not None:
+                raise other  # noqa: B904 (as it is)
+            return no_response_from(error)
 
     def _acquire(self) -> Connection[httpx.Response]:
-        if self._pid != os.getpid():
-            # The parent goes on using these connections: here only our copies are closed.
-            inherited, self._free, self._pid = self._free, deque(), os.getpid()
-            for slot in inherited:
-                slot.close()
+        if self._place != place():
+            # A parent goes on using these connections: here only our copies are closed.
+            inherited, self._free, self._place = self._free, deque(), place()
+            self._context = None
+            _close_all(inherited)
         try:
             return self._free.pop()
         except IndexError:
-            return self._open()
+            import httpx
 
-    def _open(self) -> Connection[httpx.Response]:
-        import httpx
+            return self._make(httpx.Client, httpx.HTTPTransport, "handle_request", "close")
 
-        self._count_addresses()
-        if needs_proxy(self._settings):
-            client = httpx.Client(**self._options())
-            return Connection(
-                lambda request: client.send(request, stream=True, follow_redirects=False),
-                client.close,
-            )
-        transport = httpx.HTTPTransport(**self._options())
-        return Connection(transport.handle_request, transport.close)
-
-    def _count_addresses(self) -> None:
+    def _count_addresses(self) -> int:
         """How many addresses the host has, as all of them must fit into the time to connect."""
-        if time.monotonic() < self._counted_until:
-            return
-        parts = urlsplit(self._settings.base_url)
-        try:
-            found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
-            self._addresses = max(len(found), 1)
-        except OSError:  # connecting will say what is wrong
-            self._addresses = 1
-        self._counted_until = time.monotonic() + IDLE_FOR
+        if time.monotonic() >= self._counted_until:
+            parts = urlsplit(self._settings.base_url)
+            try:
+                found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
+                self._addresses = max(len(found), 1)
+            except OSError:  # connecting will say what is wrong
+                self._addresses = 1
+            self._counted_until = time.monotonic() + IDLE_FOR
+        return self._addresses
 
-    def _release(self, slot: Connection[httpx.Response]) -> None:
-        slot.idle_since = time.monotonic()
-        self._free.append(slot)
+    def _release(self, connection: Connection[httpx.Response]) -> None:
+        connection.idle_since = time.monotonic()
+        self._free.append(connection)
         surplus = self._evict(self._free)
         if surplus is not None:
             surplus.close()
 
+    def _drop(self, connection: Connection[httpx.Response]) -> None:
+        """Close what failed, and if it was kept also what was idle beside it: it may be as dead."""
+        connection.close()
+        if connection.idle_since:
+            _close_all(self._free)
+
     def close(self) -> None:
         """Close what is idle; what is in use closes when its call ends."""
-        self._closed = True
-        while self._free:
-            self._free.pop().close()
+        self.closed = True
+        for one in list(self.under_way):
+            one.close()
+        _close_all(self._free)
+
+
+def _one() -> int:
+    return 1
+
+
+def _close_all(free: deque[Connection[httpx.Response]]) -> None:
+    with suppress(IndexError):  # several threads may do it at once
+        while True:
+            free.pop().close()
 
 
 def _read(response: httpx.Response, attempt: Attempt) -> AttemptOutcome:
-    try:
-        if response.is_stream_consumed:  # by an event hook of the caller's client
-            return decoded(response)
-        body = bytearray()
-        # Not iter_raw(): all that it adds is the counting of bytes for a progress bar.
-        for chunk in cast("httpx.SyncByteStream", response.stream):
-            body += chunk
-            if len(body) > MAX_BODY:
-                break
-            if time.monotonic() > attempt.deadline:
-                raise TimeoutError
-    finally:
-        response.close()
+    if response.is_stream_consumed:  # by an event hook of the caller's client
+        return decoded(response)
+    body = bytearray()
+    # Not iter_raw(): all that it adds is the counting of bytes for a progress bar.
+    for chunk in cast("httpx.SyncByteStream", response.stream):
+        body += chunk
+        if len(body) > MAX_BODY:
+            break
+        if time.monotonic() > attempt.deadline:
+            raise TimeoutError
     return unpack(response.status_code, response.headers.raw, bytes(body))
 
 

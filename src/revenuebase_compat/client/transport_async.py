@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
-from weakref import WeakKeyDictionary
 
-from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, unpack
+from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
 from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings
 
-from .transport import (
-    Connection,
-    RemainingTimeouts,
-    _Sender,
-    decoded,
-    needs_proxy,
-    no_response_from,
-)
-from .watchdog import Attempt
+from .transport import Connection, Sender, decoded, place
+from .transport_errors import foreign, no_response_from
+from .watchdog import Attempt, RemainingTimeouts
 
 if TYPE_CHECKING:
     import httpx
@@ -55,35 +47,64 @@ else:  # pragma: no cover (one branch per Python)
                 raise TimeoutError
 
 
-class AsyncSender(_Sender):
-    """Sends for ``AsyncClient``; a free list per event loop, as connections belong to one."""
+class AsyncSender(Sender[Awaitable["httpx.Response"]]):
+    """Sends for ``AsyncClient``; a pool per event loop, as connections belong to one."""
 
-    def __init__(self, settings: Settings, http_client: httpx.AsyncClient | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        http_client: httpx.AsyncClient | None = None,
+        max_connections: int = 100,
+    ) -> None:
         super().__init__(settings, http_client)
-        self._pools: _Pools = WeakKeyDictionary()
-        self._inherited: list[_Pools] = []
+        self._most = max_connections
+        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+        self._inherited: list[dict[asyncio.AbstractEventLoop, _Pool]] = []
 
-    async def __call__(self, request: Request, timeout: float) -> AttemptOutcome:
+    async def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return await self._send_theirs(request, timeout)
+        pool = await self._pool()
+        if pool.room.locked():
+            began = time.monotonic()
+            try:
+                async with asyncio_timeout(left):
+                    await pool.room.acquire()
+            except TimeoutError:
+                reason = f"no connection was free (max_connections is {self._most})"
+                return NoResponse(reason, sent=False, timeout=True)
+            timeout = min(timeout, max(left - (time.monotonic() - began), 0.001))
+        else:
+            await pool.room.acquire()  # without a pause
+        try:
+            return await self._exchange(pool, request, timeout)
+        finally:
+            pool.room.release()
+
+    async def _exchange(self, pool: _Pool, request: Request, timeout: float) -> AttemptOutcome:
         prepared = self._prepared().build(request, {OWN_REQUEST_EXTENSION: True})
-        free = self._pool()
-        slot = free.pop() if free else self._open()
+        connection = pool.free.pop() if pool.free else self._open()
         attempt = Attempt(timeout, None)
         left = RemainingTimeouts(attempt, prepared.extensions, trace=attempt.trace_async)
         try:
             async with asyncio_timeout(timeout):
                 prepared.extensions["timeout"] = left
-                answer = await _read_async(await slot.send(prepared))
+                answer = await _read_async(await connection.send(prepared))
         except BaseException as error:
-            await slot.close()
+            await connection.close()
             await attempt.close_async()
-            if isinstance(error, Exception):
-                return no_response_from(error, timeout, attempt)
-            raise
+            other = foreign(error)
+            if other is not None:
+                raise other  # noqa: B904 (as it is)
+            if connection.idle_since:  # what was idle beside it may be as dead
+                await pool.close_idle()
+            return no_response_from(error, attempt)
         finally:
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
-        await self._release(free, slot)
+        if self.closed:
+            await connection.close()
+        else:
+            await self._release(pool.free, connection)
         return answer
 
     async def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
@@ -102,48 +123,71 @@ class AsyncSender(_Sender):
                 return await _read_async(
                     await client.send(prepared, stream=True, follow_redirects=False)
                 )
-        except Exception as error:
-            return no_response_from(error, timeout)
+        except BaseException as error:
+            other = foreign(error)
+            if other is not None:
+                raise other  # noqa: B904 (as it is)
+            return no_response_from(error)
 
-    def _pool(self) -> deque[Connection[Awaitable[httpx.Response]]]:
-        if self._pid != os.getpid():
+    async def _pool(self) -> _Pool:
+        if self._place != place():
             # Kept, not closed: closing would unregister the parent's sockets from its selector.
             self._inherited.append(self._pools)
-            self._pools, self._pid = WeakKeyDictionary(), os.getpid()
-        return self._pools.setdefault(asyncio.get_running_loop(), deque())
+            self._pools, self._place, self._context = {}, place(), None
+        loop = asyncio.get_running_loop()
+        pool = self._pools.get(loop)
+        if pool is None:
+            for ended in [one for one in self._pools if one.is_closed()]:
+                del self._pools[ended]
+            pool = self._pools[loop] = _Pool(self._most)
+            await pool.keeper.__anext__()
+        return pool
 
     def _open(self) -> Connection[Awaitable[httpx.Response]]:
         import httpx
 
-        if needs_proxy(self._settings):
-            client = httpx.AsyncClient(**self._options())
-            return Connection(
-                lambda request: client.send(request, stream=True, follow_redirects=False),
-                client.aclose,
-            )
-        transport = httpx.AsyncHTTPTransport(**self._options())
-        return Connection(transport.handle_async_request, transport.aclose)
+        return self._make(
+            httpx.AsyncClient, httpx.AsyncHTTPTransport, "handle_async_request", "aclose"
+        )
 
     async def _release(
-        self,
-        free: deque[Connection[Awaitable[httpx.Response]]],
-        slot: Connection[Awaitable[httpx.Response]],
+        self, free: _Free, connection: Connection[Awaitable[httpx.Response]]
     ) -> None:
-        if self._closed:
-            await slot.close()
-            return
-        slot.idle_since = time.monotonic()
-        free.append(slot)
+        connection.idle_since = time.monotonic()
+        free.append(connection)
         surplus = self._evict(free)
         if surplus is not None:
             await surplus.close()
 
     async def close(self) -> None:
         """Close what is idle in this event loop; other loops' connections end with them."""
-        self._closed = True
-        free = self._pools.pop(asyncio.get_running_loop(), None)
-        while free:
-            await free.pop().close()
+        self.closed = True
+        for one in list(self.under_way):
+            one.close()
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.keeper.aclose()
+
+
+class _Pool:
+    """The connections of one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self.free: _Free = deque()
+        #: For how many requests at once there is room.
+        self.room = asyncio.Semaphore(most)
+        # An event loop that ends closes its asynchronous generators (``asyncio.run`` does).
+        self.keeper = self._kept()
+
+    async def _kept(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self.close_idle()
+
+    async def close_idle(self) -> None:
+        while self.free:
+            await self.free.pop().close()
 
 
 async def _read_async(response: httpx.Response) -> AttemptOutcome:
@@ -163,6 +207,4 @@ async def _read_async(response: httpx.Response) -> AttemptOutcome:
     return unpack(response.status_code, response.headers.raw, bytes(body))
 
 
-_Pools = WeakKeyDictionary[
-    asyncio.AbstractEventLoop, deque[Connection[Awaitable["httpx.Response"]]]
-]
+_Free = deque[Connection[Awaitable["httpx.Response"]]]

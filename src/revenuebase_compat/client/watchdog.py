@@ -3,22 +3,27 @@
 httpx bounds each read, not their sum, so a server that sends a byte now and then could hold a
 synchronous caller for ever. One daemon thread per process, asleep until the nearest deadline,
 ends that: ``shutdown()`` wakes whoever reads. The asynchronous client has ``asyncio`` for it.
+
+Lock and thread are made on first use, and again after a fork, and after gevent or eventlet have
+put others in their place.
 """
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import Any
 
 
 class Attempt:
     """One attempt and its deadline; ``socket`` is set as soon as it is known."""
 
-    __slots__ = ("_connecting", "_stream", "deadline", "overdue", "sent", "socket")
+    __slots__ = ("_connecting", "_stream", "_tunnelling", "deadline", "overdue", "sent", "socket")
 
     def __init__(self, timeout: float, known: socket.socket | None) -> None:
         self.deadline = time.monotonic() + timeout
@@ -28,6 +33,7 @@ class Attempt:
         self.socket = known
         self._connecting: socket.socket | None = None
         self._stream: Any = None
+        self._tunnelling = False
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpx's ``trace`` extension: learns of a connection while it is being made."""
@@ -42,13 +48,25 @@ class Attempt:
                 raise
             if self.overdue:
                 self.shut_down()
-        elif event.endswith("start_tls.complete"):
-            self._stream = info["return_value"]
+        else:
+            self._follow(event, info)
 
     async def trace_async(self, event: str, info: dict[str, Any]) -> None:
         """The same for ``asyncio``, which has the deadline in hand."""
         if event.endswith("connect_tcp.complete"):
             self._stream = info["return_value"]
+        else:
+            self._follow(event, info)
+
+    def _follow(self, event: str, info: dict[str, Any]) -> None:
+        if event.endswith("start_tls.complete"):
+            self._stream = info["return_value"]
+        elif event.endswith("send_request_headers.started"):
+            self._tunnelling = info["request"].method == b"CONNECT"
+
+    def writes(self) -> None:
+        """Something is about to be written: the request, unless it is a CONNECT to a proxy."""
+        self.sent = self.sent or not self._tunnelling
 
     async def close_async(self) -> None:
         """Close a new connection, which httpcore forgets if its TLS handshake is cancelled."""
@@ -60,15 +78,19 @@ class Attempt:
         self.shut_down()
         for one in (self._stream, self.socket):
             if one is not None:
-                one.close()
+                with suppress(Exception):
+                    one.close()
 
     def shut_down(self) -> None:
-        """Wake whoever waits on the connection."""
+        """Wake whoever waits on the connection; never raises."""
         self.overdue = True
-        if self.socket is not None:
-            with suppress(OSError):
+        with suppress(Exception):
+            if isinstance(self.socket, _socket.socket):
                 # Not the method of an SSLSocket, which would go on in the clear.
-                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+                _socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+            elif self.socket is not None:  # gevent's or eventlet's, whose method may want its hub
+                with closing(_socket.socket(fileno=os.dup(self.socket.fileno()))) as same:
+                    same.shutdown(socket.SHUT_RDWR)
 
     def release(self) -> None:
         """Close the duplicate, if there is one."""
@@ -77,10 +99,48 @@ class Attempt:
             self._connecting = None
 
 
+class RemainingTimeouts(dict[str, float]):
+    """httpx's ``timeout`` extension, as what is left when a phase of the attempt begins.
+
+    ``extensions`` are the request's, which has a connection traced while it is being made: on
+    one that was kept, the ten calls of a trace would cost more than all of the flow.
+    ``addresses`` tells among how many the time to connect is shared.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        extensions: dict[str, Any] | None = None,
+        addresses: Callable[[], int] = lambda: 1,
+        trace: Callable[[str, dict[str, Any]], object] | None = None,
+    ) -> None:
+        super().__init__()
+        self._trace = trace or attempt.trace
+        self._attempt = attempt
+        self._extensions = extensions
+        self._addresses = addresses
+
+    def get(self, phase: str, default: Any = None) -> float:
+        if phase == "write":
+            self._attempt.writes()
+        if phase != "connect":
+            return max(self._attempt.deadline - time.monotonic(), 0.001)
+        if self._extensions is not None:
+            self._extensions["trace"] = self._trace
+        # Read once, it counts for each address of the host in turn, and again for TLS.
+        shares = self._addresses() + 1
+        left = self._attempt.deadline - time.monotonic()
+        if left <= 0:  # the look-up took it all, and httpx would begin with another
+            raise TimeoutError
+        return left / shares
+
+
 class DeadlineWatchdog:
     """All attempts under way, and the thread that ends the overdue ones."""
 
     def __init__(self) -> None:
+        #: What locks were when this one was made.
+        self.made_with = threading.Lock
         # Entered as itself, not by the condition's Python code, where a Ctrl-C could leave it
         # locked; reentrant, as a signal handler may send while its own thread is in here.
         self._lock = threading.RLock()
@@ -122,12 +182,24 @@ class DeadlineWatchdog:
                     return
 
 
-watchdog = DeadlineWatchdog()
+_watchdog: DeadlineWatchdog | None = None
+
+
+def watchdog() -> DeadlineWatchdog:
+    """The watchdog of this process.
+
+    Threads that make one at the same time are each watched by their own.
+    """
+    global _watchdog
+    if _watchdog is None or _watchdog.made_with is not threading.Lock:
+        _watchdog = DeadlineWatchdog()
+    return _watchdog
 
 
 def _after_fork() -> None:
-    # Of our threads, only the one that forked lives on here; its lock may be another's.
-    DeadlineWatchdog.__init__(watchdog)
+    # Of our threads, only the one that forked lives on here; the lock may be another's.
+    global _watchdog
+    _watchdog = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,9 +3,14 @@
 .. code-block:: python
 
     settings = Settings(on_event=CancelMetrics())
+
+or, in a process that is not to be touched,
+``REVENUEBASE_ON_EVENT=revenuebase_compat.contrib.otel:record``.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 from revenuebase_compat.client.extras import missing_extra
 from revenuebase_compat.core.events import CancelEvent
@@ -17,7 +22,7 @@ except ImportError as error:
 
 from revenuebase_compat._version import __version__
 
-__all__ = ["CancelMetrics"]
+__all__ = ["CancelMetrics", "record"]
 
 #: Seconds; the semantic conventions' advice for HTTP durations, and what a long wait adds.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60)
@@ -45,7 +50,7 @@ class CancelMetrics:
         self._requests = meter.create_counter(
             "revenuebase.cancel.requests",
             unit="{request}",
-            description="Cancel requests that were sent.",
+            description="Cancel requests that were sent, those without an answer included.",
         )
 
     def __call__(self, event: CancelEvent) -> None:
@@ -62,4 +67,14 @@ class CancelMetrics:
         if event.outcome != "cancelled":
             attributes["error.type"] = event.outcome
         self._duration.record(event.duration, attributes)
-        self._requests.add(event.attempts, attributes)
+        self._requests.add(event.attempts - event.unsent, attributes)
+
+
+@cache
+def _metrics() -> CancelMetrics:
+    return CancelMetrics()
+
+
+def record(event: CancelEvent) -> None:
+    """Record one finished call with the meter provider that is set when the first one ends."""
+    _metrics()(event)

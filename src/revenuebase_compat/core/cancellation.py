@@ -1,54 +1,47 @@
 """The flow: the whole protocol of one call, as one generator (pure).
 
-It yields effects, and is sent what came of them; the drivers in ``client`` do nothing else:
+It yields commands, and is sent what came of them; the drivers in ``client`` do nothing else:
 
-==========  =============================================  =====================
-command      what the driver does                           what it sends back
-==========  =============================================  =====================
-``EvaluateFlag``     asks the flag                                  ``bool`` or ``None``
-``SendRequest``    one request, and the reading of its answer     ``Response`` or ``NoResponse``
-``Sleep``   waits                                          ``None``
-==========  =============================================  =====================
+================  =============================================  ==========================
+command           what the driver does                           what it sends back
+================  =============================================  ==========================
+``EvaluateFlag``  asks the flag                                  ``bool`` or ``None``
+``SendRequest``   one request, and the reading of its answer     ``Response``, ``NoResponse``
+``Sleep``         waits                                          ``None``
+================  =============================================  ==========================
 
 The order is: route, attempt until an answer stands, switch version at most once, settle what
-an answer leaves open by reading the job's status, result. Retries, deadlines, switches and
-errors are decided here and nowhere else.
+an answer leaves open by reading the job's status, result. Retries, deadlines and switches are
+decided here and nowhere else; ``failures`` words the errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import responses
 from .decoding import AttemptOutcome, NoResponse, Response, Unusable, cut_short, read_job
+from .endpoints import CANCEL, STATUS
 from .errors import (
     AlreadyCancelledError,
     ApiVersionRetiredError,
-    AuthenticationError,
     CancelError,
-    CancelTimeoutError,
     ConfigurationError,
-    EndpointNotFoundError,
-    InsufficientCreditsError,
     JobNotFoundError,
     NotCancellableError,
-    PermissionDeniedError,
-    RateLimitError,
-    RequestValidationError,
-    ServerError,
-    TransportError,
     UnexpectedResponseError,
 )
 from .events import CancelEvent
+from .failures import CallRecord
 from .models import CancelResult, Job, JobStatus
 from .notices import Notice, NoticeKind
 from .protocol import WIRES, Request
 from .responses import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
 from .routes import V1_GONE, V2_MISSING, Route
 from .routing import EvaluateFlag, decide, may_leave_v1, may_return_to_v1
-from .settings import Settings
+from .settings import Settings, check_already_cancelled
 from .versions import V1
 
 if TYPE_CHECKING:
@@ -65,36 +58,43 @@ POLL_FIRST, POLL_MOST = 0.5, 10.0
 #: Seconds that the last look may take, when the time to wait is over.
 LAST_LOOK = 5.0
 
-_BODY_SHOWN = 8 * 1024
-
 
 class SendRequest(NamedTuple):
-    """An command: one request; ``timeout`` seconds bound all of it."""
+    """A command: one request.
+
+    Attributes:
+        request: what to send.
+        timeout: seconds that bound all of it, but the wait for a free connection.
+        left: seconds until the call's deadline, which bound that wait as well.
+    """
 
     request: Request
     timeout: float
+    left: float
 
 
 class Sleep(NamedTuple):
-    """An command: wait."""
+    """A command: wait."""
 
     seconds: float
 
 
 Command = EvaluateFlag | SendRequest | Sleep
-Flow = Generator[Command, Any, CancelResult]
+T = TypeVar("T")
+Steps = Generator[Command, Any, T]
+Flow = Steps[CancelResult]
 
 
 class CallContext(NamedTuple):
-    """What the flow is given of the context: settings, clocks, chance, memory, and listeners."""
+    """What a call is given: settings, clocks, chance, memory, and listeners."""
 
     settings: Settings
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
     random: Callable[[], float]
     #: base URL → monotonic time of the last 410 from v1; shared by a process.
-    gone: dict[str, float]
-    tell: Callable[[Notice], None]
+    retired_at: dict[str, float]
+    notify: Callable[[Notice], None]
     emit: Callable[[CancelEvent], None]
 
 
@@ -111,9 +111,9 @@ def route(
 ) -> Generator[EvaluateFlag, bool | None, Route]:
     """Decide, and send nothing."""
     settings = context.settings
-    since = context.gone.get(settings.base_url)
-    gone = since is not None and 0 <= context.monotonic() - since < RETIRED_FOR
-    return (yield from decide(settings, process_id, now, v1_retired=gone))
+    since = context.retired_at.get(settings.base_url)
+    retired = since is not None and 0 <= context.monotonic() - since < RETIRED_FOR
+    return (yield from decide(settings, process_id, now, v1_retired=retired))
 
 
 def cancel(
@@ -121,20 +121,33 @@ def cancel(
     process_id: int,
     wait: float | None = None,
     on_status: Callable[[Job], object] | None = None,
+    *,
+    already_cancelled: str | None = None,
+    on_end: Callable[[CancelEvent], object] | None = None,
 ) -> Flow:
-    """Cancel one job; ``process_id`` is checked.
+    """Cancel one job; ``process_id`` and ``wait`` are checked.
 
-    With ``wait`` (seconds, beside ``timeout``) the job's status is then read until it has
-    ended, also of a job that was cancelled before; ``on_status`` is called with each reading.
+    Args:
+        context: what the call is given.
+        process_id: the job.
+        wait: seconds, beside ``timeout``, for which the job's status is read until it has
+            ended, also of a job that was cancelled before.
+        on_status: called with each such reading.
+        already_cancelled: ``"raise"`` or ``"return"``, for this call; else by the settings.
+        on_end: called with the event of this call, whether or not the settings have an
+            ``on_event``.
 
     Raises:
         CancelError: one of its subclasses, and nothing else of this library's own.
     """
-    call = _Call(context, process_id)
+    if already_cancelled is not None:
+        check_already_cancelled(already_cancelled)
+    call = _Call(context, process_id, already_cancelled)
     outcome, facts = "interrupted", {}
     try:
+        answer = yield from call.send()
         try:
-            result = yield from call.run()
+            result = yield from call.result_or_raise(answer)
         except AlreadyCancelledError as error:
             if wait is not None and not error.outcome_unknown:
                 before = call.result(Job(process_id, "", JobStatus.CANCELLING.value, ""))
@@ -151,29 +164,50 @@ def cancel(
         raise
     finally:
         # Also when the driver closes us, as the caller was interrupted or cancelled.
-        if context.settings.on_event is not None:
-            context.emit(call.event(outcome, **facts))
+        if on_end is not None or context.settings.on_event is not None:
+            event = call.event(outcome, context.monotonic() - call.started, **facts)
+            if on_end is not None:
+                on_end(event)
+            if context.settings.on_event is not None:
+                context.emit(event)
 
 
-class _Call:
+def get_job(context: CallContext, process_id: int) -> Steps[Job]:
+    """Read one job's status, routed and retried as a cancel is; ``process_id`` is checked.
+
+    Raises:
+        JobNotFoundError: there is no such job, or it is not yours (400).
+        CancelError: another of its subclasses.
+    """
+    call = _Call(context, process_id)
+    answer = yield from call.send(status=True)
+    if isinstance(answer, Response):
+        if answer.status == 400:
+            raise call.error(JobNotFoundError, answer)
+        if 200 <= answer.status < 300:
+            return call.job_or_raise(answer)
+    raise call.failed(answer)
+
+
+class _Call(CallRecord):
     """The state of one call, and the steps that read and change it."""
 
     #: The time of the decision, read first of all.
     now: datetime
 
-    def __init__(self, context: CallContext, process_id: int) -> None:
+    def __init__(
+        self, context: CallContext, process_id: int, already_cancelled: str | None = None
+    ) -> None:
+        super().__init__(context.settings, process_id)
         self.context = context
-        self.settings = context.settings
-        self.process_id = process_id
+        self.already_cancelled = already_cancelled or context.settings.already_cancelled
+        self.endpoint = CANCEL
         self.started = context.monotonic()
         self.deadline = self.started + context.settings.timeout
-        self.route: Route | None = None
-        self.attempts = 0
-        self.switched = False
-        #: A request was sent whose answer was lost or 5xx: it may have been applied.
-        self.maybe_applied = False
 
-    def run(self) -> Flow:
+    def send(self, *, status: bool = False) -> Steps[AttemptOutcome]:
+        """Decide on the version, and send; what a definite answer asks for, on the other too."""
+        self.endpoint = STATUS if status else CANCEL
         if self.settings.api_key is None:
             raise ConfigurationError(
                 "api_key (REVENUEBASE_API_KEY) is missing: set the variable, or give "
@@ -190,29 +224,23 @@ class _Call:
             self.notify(NoticeKind.USES_V1)
         elif not self.settings.admits_v2:
             self.notify(NoticeKind.MIGRATED)
-        answer = yield from self.send_with_retries(self.version)
+        answer = yield from self.send_with_retries(self.version, status=status, counted=True)
         other = self.fallback_route(answer)
         if other is not None:
             self.route, self.switched = other, True
             kind = NoticeKind.V1_GONE if other is V1_GONE else NoticeKind.V2_MISSING
             self.notify(kind, answer)
-            answer = yield from self.send_with_retries(self.version)
+            answer = yield from self.send_with_retries(self.version, status=status, counted=True)
             self.fallback_route(answer)  # only for what it remembers
-        return (yield from self.result_or_raise(answer))
-
-    @property
-    def chosen(self) -> Route:
-        assert self.route is not None  # noqa: S101 (asked once it is decided)
-        return self.route
-
-    @property
-    def version(self) -> Version:
-        return self.chosen.version
+        return answer
 
     def send_with_retries(
-        self, version: Version, *, status: bool = False
-    ) -> Generator[Command, Any, AttemptOutcome]:
-        """SendRequest until an answer stands, attempts are used up, or a wait would not fit."""
+        self, version: Version, *, status: bool = False, counted: bool = False
+    ) -> Steps[AttemptOutcome]:
+        """Send until an answer stands, attempts are used up, or a wait would not fit.
+
+        ``counted``: these are the call's own attempts, and not a look at the job in between.
+        """
         monotonic, wire = self.context.monotonic, WIRES[version]
         request = (wire.status if status else wire.cancel)(self.process_id)
         answer: AttemptOutcome = NoResponse("no time was left to send", sent=False, timeout=True)
@@ -221,20 +249,26 @@ class _Call:
             if left <= 0:
                 break
             last = attempt == self.settings.max_attempts
-            if not status:
-                self.attempts += 1
+            self.attempts += counted
             before = self.maybe_applied
             # Until the answer is here: whoever interrupts this leaves it open.
             self.maybe_applied |= not status
-            answer = self.clean((yield SendRequest(request, left if last else left / 2)))
+            try:
+                answer = yield SendRequest(request, left if last else left / 2, left)
+            except ConfigurationError:  # raised before anything was sent
+                self.attempts -= counted
+                self.maybe_applied = before
+                raise
+            answer = self.clean(answer)
             if isinstance(answer, Response) and cut_short(answer):
                 answer = NoResponse("the answer was cut short", sent=True)
             if isinstance(answer, NoResponse):
                 again, applied = True, answer.sent
+                self.unsent += counted and not answer.sent
             else:
                 again = responses.should_retry(answer) and not _is_missing(version, answer)
                 applied = responses.maybe_applied(answer)
-                if version is V1 and not status:
+                if version is V1 and counted:
                     self.read_deprecation_headers(answer)
             self.maybe_applied = before or (applied and not status)
             if last or not again:
@@ -260,7 +294,7 @@ class _Call:
             return None
         if self.version is V1:
             if answer.status == GONE:
-                self.context.gone[self.settings.base_url] = self.context.monotonic()
+                self.context.retired_at[self.settings.base_url] = self.context.monotonic()
             if _is_missing(V1, answer) and may_leave_v1(self.settings):
                 return V1_GONE
         elif answer.status in MISSING and may_return_to_v1(self.settings, self.now):
@@ -272,21 +306,30 @@ class _Call:
             if answer.status == 400:
                 return (yield from self.resolve_400(answer))
             if 200 <= answer.status < 300:
-                job = read_job(answer, self.process_id)
-                if isinstance(job, Job):
-                    return self.result(job)
-                # The server says yes, but not to what: nobody knows whether it was cancelled.
-                raise UnexpectedResponseError(
-                    f"job {self.process_id}: API v{self.version} answered {answer.status}, but "
-                    f"the body {job.why}",
-                    **self.facts(answer, outcome_unknown=True),
-                )
-        raise self.failure(answer)
+                return self.result(self.job_or_raise(answer, outcome_unknown=True))
+        raise self.failed(answer)
+
+    def failed(self, answer: AttemptOutcome) -> CancelError:
+        """The error for an answer that is neither 2xx nor 400, or for none."""
+        if isinstance(answer, Response) and self.version is V1 and _is_missing(V1, answer):
+            self.notify(NoticeKind.FAILED, answer)
+        return self.failure(answer, now_of(self.context))
+
+    def job_or_raise(self, answer: Response, *, outcome_unknown: bool = False) -> Job:
+        job = read_job(answer, self.process_id)
+        if isinstance(job, Job):
+            return job
+        # The server says yes, but not to what: nobody knows whether it was cancelled.
+        raise UnexpectedResponseError(
+            f"job {self.process_id}: API v{self.version} answered {answer.status}, but "
+            f"the body {job.why}",
+            **self.facts(answer, outcome_unknown=outcome_unknown),
+        )
 
     def resolve_400(self, answer: Response) -> Flow:
         """A 400: said so plainly, or settled by the job's status."""
         code = responses.read_error(answer).code
-        expected = self.maybe_applied or self.settings.already_cancelled == "return"
+        expected = self.maybe_applied or self.already_cancelled == "return"
         if code == NOT_CANCELLABLE:
             raise self.error(NotCancellableError, answer, code=code, outcome_unknown=False)
         if code == ALREADY_CANCELLED and not expected:
@@ -317,7 +360,7 @@ class _Call:
         remark = f"; it names no code, and the job is {state}"
         raise self.error(UnexpectedResponseError, answer, remark)
 
-    def read_status(self) -> Generator[Command, Any, Job | AttemptOutcome]:
+    def read_status(self) -> Steps[Job | AttemptOutcome]:
         """The job as the version at hand describes it, or the other if that one is gone."""
         answer = yield from self.send_with_retries(self.version, status=True)
         other = None if self.switched else self.fallback_route(answer)
@@ -355,84 +398,9 @@ class _Call:
         return result
 
     def result(self, job: Job) -> CancelResult:
-        return CancelResult(
-            job.process_id,
-            job.filename,
-            job.current_status,
-            job.message,
-            job.extra,
-            route=self.chosen,
-            attempts=self.attempts,
-        )
-
-    def failure(self, answer: AttemptOutcome) -> CancelError:
-        """The error for an answer that is neither 2xx nor 400, or for none."""
-        if isinstance(answer, NoResponse):
-            kind = CancelTimeoutError if answer.timeout else TransportError
-            unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
-            return kind(
-                f"job {self.process_id}: API v{self.version} gave no answer: "
-                f"{responses.readable(answer.reason)} "
-                f"(requests sent: {self.attempts}){unknown}",
-                **self.facts(),
-            )
-        if self.version is V1 and _is_missing(V1, answer):
-            self.notify(NoticeKind.FAILED, answer)
-        status = answer.status
-        if status == 422:
-            return self.error(
-                RequestValidationError, answer, errors=responses.read_error(answer).errors
-            )
-        if status == 429:
-            return self.error(
-                RateLimitError,
-                answer,
-                reset_at=responses.reset_at(answer, now_of(self.context)),
-                limit=responses.count(answer.header(b"x-ratelimit-limit")),
-                remaining=responses.count(answer.header(b"x-ratelimit-remaining")),
-            )
-        if status in _BY_STATUS:
-            return self.error(_BY_STATUS[status], answer)
-        if status >= 500:
-            return self.error(ServerError, answer)
-        if 300 <= status < 400:
-            where = responses.readable(answer.header(b"location") or "nowhere")
-            remark = f"; a redirect to {where} is not followed"
-            return self.error(UnexpectedResponseError, answer, remark)
-        return self.error(UnexpectedResponseError, answer, "; nobody published that status")
-
-    def error(
-        self, kind: type[CancelError], answer: Response, remark: str = "", **facts: Any
-    ) -> CancelError:
-        """An error that names the job, the version, the status and the server's own words."""
-        said = responses.read_error(answer)
-        facts = self.facts(answer, **{"code": said.code, **facts})
-        code = facts["code"]
-        shown = f" {code}" if code and code not in said.words else ""
-        message = f"job {self.process_id}: API v{self.version} answered {answer.status}{shown}"
-        if said.words:
-            message += f": {said.words}"
-        message += remark
-        if facts["outcome_unknown"]:
-            message += "; the cancel may have been applied all the same"
-        return kind(message, **facts)
-
-    def facts(self, answer: Response | None = None, **more: Any) -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "process_id": self.process_id,
-            "api_version": self.version,
-            "attempts": self.attempts,
-            "outcome_unknown": self.maybe_applied,
-        }
-        if answer is not None:
-            found["status_code"] = answer.status
-            found["body"] = answer.body[:_BODY_SHOWN].decode("utf-8", "replace")
-        return {**found, **more}
-
-    def clean(self, answer: AttemptOutcome) -> AttemptOutcome:
-        """The answer without the key, should the server have echoed it."""
-        key = self.settings.api_key
-        return answer if key is None else answer.without(key)
+        self.maybe_applied = True  # and has been: what comes after may still fail
+        read = job.process_id, job.filename, job.current_status, job.message, job.extra
+        return CancelResult(*read, route=self.chosen, attempts=self.attempts)
 
     def read_deprecation_headers(self, answer: Response) -> None:
         """Pass on what the server's headers say of the end of v1."""
@@ -444,15 +412,9 @@ class _Call:
         self, kind: NoticeKind, answer: AttemptOutcome | None = None, *announced: Any
     ) -> None:
         status = answer.status if isinstance(answer, Response) else None
-        at = self.context.monotonic()
-        self.context.tell(Notice(kind, self.route, self.now, at, self.settings, status, *announced))
-
-    def event(self, outcome: str, **facts: Any) -> CancelEvent:
-        duration = self.context.monotonic() - self.started
-        facts.setdefault("outcome_unknown", self.maybe_applied and outcome != "cancelled")
-        return CancelEvent(
-            self.process_id, self.route, self.attempts, self.switched, duration, outcome, **facts
-        )
+        at, sunset, successor = self.context.monotonic(), *(announced or (None, None))
+        facts = kind, self.route, self.now, at, self.settings, status, sunset, successor
+        self.context.notify(Notice(*facts, self.endpoint))
 
 
 def _is_missing(version: Version, answer: Response) -> bool:
@@ -461,11 +423,3 @@ def _is_missing(version: Version, answer: Response) -> bool:
 
 
 _ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)
-
-_BY_STATUS: dict[int, type[CancelError]] = {
-    401: AuthenticationError,
-    402: InsufficientCreditsError,
-    403: PermissionDeniedError,
-    **dict.fromkeys(MISSING, EndpointNotFoundError),
-    GONE: ApiVersionRetiredError,
-}

@@ -53,7 +53,8 @@ class CancelError(Exception):
         status_code: the HTTP status of the answer that decided, if there was one.
         code: the server's own code, such as ``"already_cancelled"``.
         body: the answer's body as text, at most 8 KiB of it.
-        attempts: cancel requests that were sent.
+        attempts: tries to send the request, on both versions together; those that never
+            connected count, and the message of a ``TransportError`` says how many did not.
         outcome_unknown: true where a request may have been applied although its answer was
             lost or unusable; read the job's status before you draw a conclusion.
     """
@@ -138,7 +139,8 @@ class RateLimitError(CancelError):
     """429: too many requests.
 
     Attributes:
-        reset_at: when the server will take requests again, if it said so (aware).
+        reset_at: when the server will take requests again, by its own clock, if it said so (aware).
+        retry_after: the same as seconds from its answer on.
         limit: requests a window, from ``X-RateLimit-Limit``.
         remaining: requests left in it, from ``X-RateLimit-Remaining``.
     """
@@ -148,12 +150,14 @@ class RateLimitError(CancelError):
         message: str = "",
         *,
         reset_at: datetime | None = None,
+        retry_after: float | None = None,
         limit: int | None = None,
         remaining: int | None = None,
         **facts: Any,
     ) -> None:
         super().__init__(message, **facts)
         self.reset_at = reset_at
+        self.retry_after = retry_after
         self.limit = limit
         self.remaining = remaining
 
@@ -171,4 +175,8 @@ class TransportError(CancelError):
 
 
 class CancelTimeoutError(TransportError, TimeoutError):
-    """No answer within ``timeout``."""
+    """No answer within ``timeout`` seconds, which the message names."""
+
+
+#: After one of these ``cancel_jobs`` starts no further job: the key would be as wrong for all.
+STOP_ON: tuple[type[CancelError], ...] = (AuthenticationError, PermissionDeniedError)

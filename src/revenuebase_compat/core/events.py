@@ -17,12 +17,16 @@ class CancelEvent:
         process_id: the job.
         route: the decision; the one that counted last, where the call switched. ``None`` where
             the call ended before a decision.
-        attempts: cancel requests that were sent.
+        attempts: tries to send a cancel request, those that never connected included.
         switched: whether the call went from one version to the other.
         duration: seconds from the call to its end, waits included.
-        outcome: ``"cancelled"``, or the name of the exception's class.
+        outcome: ``"cancelled"``; the name of the class of the error that ended the call, be it
+            this library's or somebody else's; ``"http_error"`` for the answer to somebody else's
+            request (``adopt``), which raises nothing; or ``"interrupted"``, where the caller was
+            (Ctrl-C, a cancelled task, a gevent or eventlet time-out, a closed iterator).
         outcome_unknown: whether a request may have been applied although the call failed.
         status_code: the HTTP status that decided, if there was one.
+        unsent: how many of the attempts never connected, so that nothing was sent.
     """
 
     process_id: int
@@ -33,3 +37,4 @@ class CancelEvent:
     outcome: str
     outcome_unknown: bool = False
     status_code: int | None = None
+    unsent: int = 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from operator import index
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from .errors import CancelError, ConfigurationError, InvalidProcessIdError, shown
 
 if TYPE_CHECKING:
     from .routes import Route
+
+#: What names a job: an integer of any kind, numpy's too, or a string of digits.
+JobId = SupportsIndex | str
 
 #: Ids from here on do not fit the 64-bit integer that the API holds them in.
 PROCESS_ID_LIMIT = 2**63
@@ -37,7 +42,15 @@ _STATES = {state.value: state for state in JobStatus}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The answer's fields, on either version: the vendor's four, and whatever else it sent."""
+    """A job as the server describes it, on either version.
+
+    Attributes:
+        process_id: its id.
+        filename: the uploaded file's name.
+        current_status: its state, as the server writes it.
+        message: the server's words for people.
+        extra: fields of the answer beyond these published four.
+    """
 
     process_id: int
     filename: str
@@ -58,9 +71,8 @@ class CancelResult(Job):
     The first four fields have the vendor's names and values, on either version.
 
     Attributes:
-        extra: fields of the answer beyond the published four.
         route: the version that answered, and why it was chosen.
-        attempts: cancel requests that were sent, on both versions together.
+        attempts: tries to send the cancel, on both versions together.
     """
 
     route: Route = field(kw_only=True)
@@ -83,32 +95,58 @@ class CancelResult(Job):
 
 
 @dataclass(frozen=True, slots=True)
-class JobOutcome:
-    """What became of one of many jobs: a result, or the error it ended in."""
+class JobCancelled:
+    """One of many jobs, which was cancelled."""
 
-    process_id: int | str
-    result: CancelResult | None = None
-    error: CancelError | None = None
+    process_id: int
+    result: CancelResult
+    error: None = None
 
     @property
-    def ok(self) -> bool:
-        """Whether the job was cancelled."""
-        return self.result is not None
+    def ok(self) -> Literal[True]:
+        """The job was cancelled."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """One of many jobs, and the error its call ended in.
+
+    An error of this library's own, or a ``CancelError`` that names what came in between (a warning
+    made an error, say, or a ``sleep`` that raised) with the call's ``attempts`` and
+    ``outcome_unknown``.
+    """
+
+    process_id: int | str
+    error: CancelError
+    result: None = None
+
+    @property
+    def ok(self) -> Literal[False]:
+        """The job was not cancelled by this call, as far as is known: see ``error``."""
+        return False
+
+
+#: What became of one of many jobs. ``ok`` tells the two apart, for type checkers as well (pyright
+#: wants ``outcome.ok is True``, or ``outcome.error is None``).
+JobOutcome = JobCancelled | JobFailed
 
 
 def check_process_id(value: object) -> int:
     """``value`` as the ``int`` it names, from 1 up to 2**63 - 1.
 
     Raises:
-        InvalidProcessIdError: for anything but an ``int`` or a string of ASCII digits.
+        InvalidProcessIdError: for anything but an integer (what has ``__index__``, but ``bool``)
+            or a string of ASCII digits.
     """
     number = 0
     if isinstance(value, str):
         # The length is checked first: int() of a long text is slow, and refused from 4,300 on.
         if value.isascii() and value.isdigit() and len(value) <= 64:
             number = int(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        number = int(value)
+    elif hasattr(type(value), "__index__") and not isinstance(value, bool):
+        with suppress(Exception):  # somebody's own __index__
+            number = index(value)  # type: ignore[arg-type]
     if not 0 < number < PROCESS_ID_LIMIT:
         raise InvalidProcessIdError(
             f"process_id {shown(value, 60)} is no process id: give an int from 1 to 2**63 - 1, "

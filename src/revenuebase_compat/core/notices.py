@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from .endpoints import CANCEL, Endpoint
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -27,6 +29,7 @@ class Notice(NamedTuple):
     """A fact about v1 that a person should hear of; ``notices`` finds the words.
 
     ``at`` is monotonic. ``sunset`` and ``successor`` are what the server's headers say.
+    ``endpoint`` is what is called: a cancel, or the reading of a status.
     """
 
     kind: NoticeKind
@@ -37,3 +40,4 @@ class Notice(NamedTuple):
     status: int | None = None
     sunset: datetime | None = None
     successor: str | None = None
+    endpoint: Endpoint = CANCEL

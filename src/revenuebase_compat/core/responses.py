@@ -117,12 +117,14 @@ class Announcement(NamedTuple):
     """What the server says of its version's end, in headers."""
 
     sunset: datetime | None
-    deprecated_since: datetime | None
     successor: str | None
 
 
 def announcement(response: Response) -> Announcement | None:
-    """``Sunset``, ``Deprecation: @unix`` and ``Link; rel="successor-version"``, if any is sent."""
+    """What ``Sunset``, ``Deprecation: @unix`` and ``Link; rel="successor-version"`` say, if sent.
+
+    Since when the version is deprecated is not kept: nothing depends on it.
+    """
     sunset = parse_http_date(response.header(b"sunset") or "")
     since = response.header(b"deprecation") or ""
     deprecated = _moment(since[1:]) if since.startswith("@") else None
@@ -133,7 +135,7 @@ def announcement(response: Response) -> Announcement | None:
     )
     if not (sunset or deprecated or link):
         return None
-    return Announcement(sunset, deprecated, readable(link[1]) if link else None)
+    return Announcement(sunset, readable(link[1]) if link else None)
 
 
 class ErrorBody(NamedTuple):

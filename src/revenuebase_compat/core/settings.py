@@ -40,6 +40,7 @@ VARIABLES = {
         "v2_rollout",
         "rollout_salt",
         "v2_flag",
+        "on_event",
         "timeout",
         "max_attempts",
     )
@@ -58,11 +59,17 @@ class Settings:
         after_sunset: what a v1-only setting does then: ``"migrate"``, ``"raise"`` or ``"try"``.
         v2_rollout: percent of the jobs that go to v2 before the sunset.
         rollout_salt: shuffles which jobs come first.
-        v2_flag: asked for each job: true is v2, false is v1, ``None`` is no opinion.
-        on_event: called with one ``CancelEvent`` per finished call.
-        timeout: seconds for a whole call, retries and waits included.
-        max_attempts: requests per version.
-        already_cancelled: ``"return"`` makes a job that was cancelled before a result.
+        v2_flag: a callable, or ``package.module:attribute`` naming one. Asked for each job that
+            no earlier row of the table decides: true is v2, false is v1, ``None`` is no opinion.
+            It runs inside the call and is not bounded by ``timeout``; ``AsyncClient`` awaits what
+            it gives.
+        on_event: a callable, or ``package.module:attribute`` naming one. Called with one
+            ``CancelEvent`` per finished cancel; what it raises is logged, and changes nothing.
+        timeout: seconds for a whole call, retries and waits included, above 0 and up to 86,400.
+        max_attempts: requests per version, 1 to 100: a call that goes from one version to the
+            other may send twice as many, and up to as many again to read a job's status.
+        already_cancelled: what a job that was cancelled before is: ``"raise"`` makes it an
+            ``AlreadyCancelledError``, ``"return"`` a result, with the status it has.
 
     Raises:
         ConfigurationError: names the setting, the value, and what would be right.
@@ -76,7 +83,7 @@ class Settings:
     v2_rollout: Rollout
     rollout_salt: str
     v2_flag: Flag | str | None
-    on_event: Callable[[CancelEvent], object] | None
+    on_event: Callable[[CancelEvent], object] | str | None
     timeout: float
     max_attempts: int
     already_cancelled: Literal["raise", "return"]
@@ -97,7 +104,7 @@ class Settings:
         v2_rollout: float | str | Mapping[str | date, float] | Rollout = 0.0,
         rollout_salt: str = "",
         v2_flag: Flag | str | None = None,
-        on_event: Callable[[CancelEvent], object] | None = None,
+        on_event: Callable[[CancelEvent], object] | str | None = None,
         timeout: float | str = 60.0,
         max_attempts: int | str = 3,
         already_cancelled: Literal["raise", "return"] = "raise",
@@ -119,13 +126,11 @@ class Settings:
             "after_sunset": _choice("after_sunset", after_sunset, ("migrate", "raise", "try")),
             "v2_rollout": _rollout(v2_rollout),
             "rollout_salt": _text("rollout_salt", rollout_salt),
-            "v2_flag": _flag(v2_flag),
+            "v2_flag": _callable("v2_flag", v2_flag),
             "on_event": _callable("on_event", on_event),
             "timeout": _timeout(timeout),
             "max_attempts": _max_attempts(max_attempts),
-            "already_cancelled": _choice(
-                "already_cancelled", already_cancelled, ("raise", "return")
-            ),
+            "already_cancelled": check_already_cancelled(already_cancelled),
         }
         for name, value in given.items():
             object.__setattr__(self, name, value)
@@ -337,15 +342,14 @@ def _share(value: object, share: object) -> float:
     return number
 
 
-def _flag(value: object) -> object:
-    if isinstance(value, str):
-        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
-            _refuse("v2_flag", value, "give a callable, or its name as package.module:attribute")
-        return value
-    return _callable("v2_flag", value)
-
-
 def _callable(name: str, value: object) -> object:
-    if value is not None and not callable(value):
-        _refuse(name, value, "give a callable")
+    named = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
+    right = re.fullmatch(named, value) if isinstance(value, str) else callable(value)
+    if value is not None and not right:
+        _refuse(name, value, "give a callable, or its name as package.module:attribute")
     return value
+
+
+def check_already_cancelled(value: object) -> str:
+    """``"raise"`` or ``"return"``, checked."""
+    return _choice("already_cancelled", value, ("raise", "return"))

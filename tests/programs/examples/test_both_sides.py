@@ -19,14 +19,6 @@ def test_midnight(revenuebase_sandbox: Sandbox, revenuebase_clock: Clock) -> Non
     assert paths == ["/v1/cancel-process", "/v2/jobs/2/cancel"]
 
 
-def test_v1_goes_early(revenuebase_sandbox: Sandbox, revenuebase_clock: Clock) -> None:
-    revenuebase_sandbox.add_job(3)
-    revenuebase_sandbox.fail("v1", 410)  # until .heal()
-    revenuebase_clock.move_to("2026-06-15")
-    with pytest.warns(ApiDeprecationWarning):
-        assert str(cancel_job(3).route) == "v2 (V1_GONE)"
-
-
 def test_an_answer_is_lost(revenuebase_sandbox: Sandbox) -> None:
     job = revenuebase_sandbox.add_job(4, status="PROCESSING")
     revenuebase_sandbox.drop("v2")  # the job is cancelled, but nobody hears of it

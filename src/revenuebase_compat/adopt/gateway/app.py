@@ -1,118 +1,63 @@
-"""The gateway: a loopback reverse proxy that moves v1 cancels of clients that will not change.
+"""The gateway: a loopback reverse proxy that moves v1 requests of clients that will not change.
 
 For clients whose base URL can be configured, in whatever language they are written. The upstream
-is fixed at the start, and nothing a client sends leads anywhere else. Cancel and status requests
-of v1 are decided on as by ``cancel_job``; everything else passes as it is, streamed both ways.
-The key travels in the client's own ``x-key``; the gateway has none.
+is fixed at the start, and nothing a client sends leads anywhere else. Requests of v1 are decided
+on as ``adopt`` decides in a process; everything else passes as it is, streamed both ways. The key
+travels in the client's own ``x-key``; the gateway has none.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import signal
-import socket
+import secrets
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
-from contextlib import AsyncExitStack, aclosing, suppress
+from collections.abc import Callable, Iterable
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
-from email.utils import formatdate
 from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-import httpx
-
-from revenuebase_compat.client.extras import missing_extra
-
-try:
-    import uvicorn
-except ImportError as error:
-    raise missing_extra("the gateway", "gateway", error) from error
-
 from revenuebase_compat.adopt import rewrite
-from revenuebase_compat.adopt.rewrite import Forward
+from revenuebase_compat.adopt.report import Report
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context, utc_now
-from revenuebase_compat.client.transport import (
-    needs_proxy,
-    no_response_from,
-    tls_context,
-)
-from revenuebase_compat.client.transport_async import asyncio_timeout
 from revenuebase_compat.core import cancellation, responses
-from revenuebase_compat.core.decoding import MAX_BODY, Response
-from revenuebase_compat.core.endpoints import CANCEL, Endpoint
+from revenuebase_compat.core.decoding import Response
+from revenuebase_compat.core.endpoints import CANCEL, DOWNLOAD, UPLOAD, Endpoint
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.notices import Notice
-from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION
+from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.routing import EvaluateFlag
-from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_loopback
+from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
-Headers = list[tuple[bytes, bytes]]
-Chunks = AsyncGenerator[bytes, None]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
-#: Meant for one connection, not for the message (RFC 9110, 7.6.1); so is what Connection names.
-HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization "
-    b"te trailer transfer-encoding upgrade".split()
+from .messages import (
+    Answer,
+    Chunks,
+    ClientLeft,
+    Incoming,
+    Message,
+    Receive,
+    Send,
+    chain,
+    end_to_end,
+    own_answer,
+    own_text,
+    peek,
+    refusal,
 )
+from .operators import Operators
+from .pool import UPSTREAM_ERRORS, Connection, Pool
+
+if TYPE_CHECKING:
+    from revenuebase_compat.adopt.report import Fate
+
 #: No line of a user's is on the stack: warnings point here.
 _SITE = notices.CallSite(sys._getframe())
-
-
-class _ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
-
-
-class _Answer(NamedTuple):
-    status: int
-    headers: Headers
-    body: Chunks
-
-
-class _Incoming:
-    """A request as it arrives, and the client's leaving."""
-
-    def __init__(self, scope: Message, receive: Receive) -> None:
-        query = scope["query_string"]
-        self.method: str = scope["method"]
-        self.target: str = (scope["raw_path"] + (b"?" + query if query else b"")).decode("ascii")
-        host, port = scope["server"]
-        self.netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        given = dict(scope["headers"])
-        self.has_body = b"transfer-encoding" in given or given.get(b"content-length", b"0") != b"0"
-        own = (b"host", b"expect")  # what is expected, uvicorn does
-        self.headers = [pair for pair in end_to_end(scope["headers"]) if pair[0] not in own]
-        self._receive = receive
-        #: Set once the body was read: ``receive`` has one reader at a time.
-        self.taken = asyncio.Event()
-        if not self.has_body:
-            self.taken.set()
-
-    async def body(self) -> Chunks:
-        more = self.has_body
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientLeft
-            more = message.get("more_body", False)
-            if message["body"]:
-                yield message["body"]
-        self.taken.set()
-
-    async def left(self) -> None:
-        """Return when the client has gone."""
-        await self.taken.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Gateway:
@@ -121,11 +66,16 @@ class Gateway:
     Args:
         settings: decide as they do for ``Client``; their key and base URL are not used.
         upstream: where every request goes; what is right for ``base_url`` is right here.
+        allow_hosts: names that a ``Host`` header may hold, besides IP addresses, ``localhost`` and
+            the upstream's own.
+        access_log: log every request, by the logger ``revenuebase_compat.access``.
+        report: where each v1 request is written down.
         clock: gives the time as an aware ``datetime``; decides the version.
         monotonic: gives seconds; measures memory and durations.
 
     Raises:
-        ConfigurationError: ``upstream`` is wrong, or the flag does not resolve.
+        ConfigurationError: ``upstream`` is wrong, the flag does not resolve, or the proxy or
+            certificates that the environment names cannot be used.
     """
 
     def __init__(
@@ -133,6 +83,9 @@ class Gateway:
         settings: Settings,
         upstream: str = DEFAULT_BASE_URL,
         *,
+        allow_hosts: Iterable[str] = (),
+        access_log: bool = False,
+        report: Report | None = None,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -142,325 +95,245 @@ class Gateway:
             why = str(error).replace("base_url (REVENUEBASE_BASE_URL)", "upstream (--upstream)")
             raise ConfigurationError(why) from None
         if isinstance(settings.v2_flag, str):
-            flags.resolve(settings.v2_flag)
-        self._context = call_context(self.settings, _tell, clock, monotonic)
-        self._url = httpx.URL(self.settings.base_url)
-        self._prefix = urlsplit(self.settings.base_url).path
-        self._client = httpx.AsyncClient(
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-            verify=tls_context(self.settings),
-            trust_env=needs_proxy(self.settings),
-        )
+            flags.resolve("v2_flag", settings.v2_flag)
+        self.context = call_context(self.settings, _tell, clock, monotonic)
+        scheme, host, port, self.prefix = rewrite.origin(self.settings.base_url)
+        self.origin = scheme, host, port
+        self.netloc = urlsplit(self.settings.base_url).netloc
+        self.hosts = frozenset({"localhost", host, *(name.lower() for name in allow_hosts)})
+        self.pseudonym = b"revenuebase-compat-" + secrets.token_hex(4).encode()
+        self.pool = Pool(self.settings)
+        self.operators = Operators(self.pool, access_log=access_log)
+        self.report = report
+        #: Once a stop has begun, every answer asks for its connection to be closed.
+        self.stopping = False
 
     async def aclose(self) -> None:
         """Close the connections to the upstream."""
-        await self._client.aclose()
+        self.pool.close()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        incoming = _Incoming(scope, receive)
-        answering = asyncio.ensure_future(self._answer(incoming, send))
-        leaving = asyncio.ensure_future(incoming.left())
-        leaving.add_done_callback(lambda _: answering.cancel())
+        incoming = Incoming(scope, receive, self.settings.timeout)
+        own = refusal(incoming, self.hosts, self.pseudonym) or await self._own(incoming)
+        call = _Call(self, incoming, send)
+        began = time.perf_counter()
+        in_flight = self.operators.in_flight
+        in_flight.inc()
         try:
             # Cancelled where the client left, or where a stop has waited long enough.
             with suppress(asyncio.CancelledError):
-                await answering
+                await call.run(own)
         finally:
-            leaving.cancel()
+            in_flight.dec()
+            incoming.unwatch()
+            seconds = time.perf_counter() - began
+            self.operators.finished(incoming, call.endpoint, call.fate, call.status, seconds)
+            if self.report is not None and call.endpoint and call.fate and call.fate != "passed":
+                what = call.endpoint.call if call.endpoint.method else f"{incoming.method} /v1/…"
+                self.report.record(what, call.fate, "gateway")
 
-    async def _answer(self, incoming: _Incoming, send: Send) -> None:
-        started = False
+    async def _own(self, incoming: Incoming) -> Answer | None:
+        """The answer of the gateway's own paths."""
+        path = incoming.target.partition("?")[0]
+        if path[:3] != "/-/":
+            return None
+        if path == "/-/healthz":
+            return own_answer(200, {"status": "ok", "upstream": self.settings.base_url})
+        if path == "/-/readyz":
+            why = "stopping" if self.stopping else await self.operators.why_not_ready()
+            return own_answer(503, {"status": why}) if why else own_answer(200, {"status": "ready"})
+        if path == "/-/metrics":
+            return own_text(200, self.operators.metrics(), _METRICS_TYPE)
+        return own_answer(404, {"detail": "the gateway has healthz, readyz and metrics"})
 
-        async def put(answer: _Answer) -> None:
-            nonlocal started
-            head = {"status": answer.status, "headers": answer.headers}
-            await send({"type": "http.response.start", **head})
-            started = True
-            async with aclosing(answer.body) as chunks:
-                async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
+class _Call:
+    """One request of a client's, from its head to the end of its answer.
+
+    Attributes:
+        endpoint: the v1 endpoint it asks for, if any.
+        fate: what becomes of it; ``None`` until something is about to be sent.
+        status: the answer's; 0 until there is one.
+    """
+
+    def __init__(self, gateway: Gateway, incoming: Incoming, send: Send) -> None:
+        self.endpoint: Endpoint | None = None
+        self.fate: Fate | Literal["passed"] | None = None
+        self.status = 0
+        self._gateway, self._incoming, self._send = gateway, incoming, send
+        self._settings = gateway.settings
+        self._deadline = math.inf
+        self._connection: Connection | None = None
+
+    async def run(self, own: Answer | None) -> None:
+        """Answer the request; ``own`` is an answer that needs no upstream."""
+        incoming, timeout = self._incoming, self._settings.timeout
+        incoming.watch()
         try:
-            async with AsyncExitStack() as opened:
-                await put(await self._obtain(incoming, opened))
-        except _ClientLeft:
+            await self._put(own or await self._answer())
+        except ClientLeft:
             return
-        except (httpx.HTTPError, OSError) as error:
-            if started:
+        except UPSTREAM_ERRORS as error:
+            if self.status:
                 # A connection that breaks is all that tells the client that this is not the end.
                 message = f"an answer of the gateway's upstream breaks off: {type(error).__name__}"
                 notices.log(("cut", type(error)), "warning", message, time.monotonic())
                 return
-            what = no_response_from(error, self.settings.timeout)
-            why = f"no answer from {self.settings.base_url}: {responses.readable(what.reason)}"
-            await put(_own(504 if what.timeout else 502, {"detail": why}))
-        # Last of all: for uvicorn, and so for ``left``, the exchange ends here.
-        await send({"type": "http.response.body"})
+            sent, status = self._connection is not None, 502
+            why = f"no answer from {self._settings.base_url}: {type(error).__name__}: {error}"
+            if isinstance(error, TimeoutError):
+                status, awaited = 504, "answer" if sent else "answer to connect"
+                if incoming.is_awaited:
+                    status, awaited = 408, "whole request body"
+                why = f"no {awaited} within {timeout:.3g} s, for {self._settings.base_url}"
+            await self._put(own_answer(status, {"detail": responses.readable(why), "sent": sent}))
+        finally:
+            self._release()
+        # Last of all: for uvicorn, and so for ``watch``, the exchange ends here.
+        await self._send({"type": "http.response.body"})
 
-    async def _obtain(self, incoming: _Incoming, opened: AsyncExitStack) -> _Answer:
-        target, url = incoming.target, self._url
-        if target.partition("?")[0] == "/-/healthz":
-            return _own(200, {"status": "ok", "upstream": self.settings.base_url})
-        if incoming.method == "CONNECT" or target[:1] != "/" or "#" in target:
-            return _own(400, {"detail": "ask for a path, such as /v1/cancel-process"})
-        incoming.target = target = self._prefix + target
-        endpoint = rewrite.recognise(
-            self.settings.base_url, incoming.method, url.scheme, url.host, url.port, target
+    async def _put(self, answer: Answer) -> None:
+        self.status, headers, body = answer
+        if self._gateway.stopping or self.status == 408:
+            headers = [*headers, (b"Connection", b"close")]
+        head = {"type": "http.response.start", "status": self.status, "headers": headers}
+        await self._send(head)
+        async with aclosing(body):
+            async for chunk in body:
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def _answer(self) -> Answer:
+        gateway, incoming = self._gateway, self._incoming
+        incoming.target = gateway.prefix + incoming.target
+        self.endpoint = endpoint = rewrite.recognise(
+            self._settings.base_url, incoming.method, *gateway.origin, incoming.target
         )
-        content: bytes | Chunks | None = incoming.body() if incoming.has_body else None
-        if endpoint is not None and endpoint.names_job:
-            start, rest = await _peek(incoming.body())
-            process_id = None if rest else rewrite.process_id_of(incoming.headers, start)
-            if process_id is not None:
-                return await self._move(endpoint, process_id, incoming, start, opened)
-            content = _chain(start, rest) if rest else start
+        body = incoming.body() if incoming.has_body else None
+        if endpoint is None:
+            self.fate = "passed"
+            return await self._forward(body)
+        if endpoint not in (UPLOAD, DOWNLOAD):  # these may take as long as their files are large
+            self._deadline = asyncio.get_running_loop().time() + self._settings.timeout
+            incoming.deadline = self._deadline
+        if endpoint.successor is None:
+            self._left(endpoint)
+            return await self._forward(body)
+        if not endpoint.names_job:
+            return await self._move(endpoint, None, body)
+        start, rest = await peek(incoming.body())
+        process_id = None if rest else rewrite.process_id_of(incoming.headers, start)
+        body = chain(start, rest) if incoming.has_body else None
+        if process_id is None:
+            self.fate = "left"
             words = rewrite.no_job_words(endpoint)
             notices.log(("gateway", "no job"), "warning", words, time.monotonic())
-        elif endpoint is not None:
-            self._untouched(endpoint, incoming)
-        response = await self._send(incoming, content, opened)
-        return _Answer(response.status_code, self._down(incoming, response), _raw(response))
+            return await self._forward(body)
+        return await self._move(endpoint, process_id, body)
 
     async def _move(
-        self,
-        endpoint: Endpoint,
-        process_id: int,
-        incoming: _Incoming,
-        body: bytes,
-        opened: AsyncExitStack,
-    ) -> _Answer:
-        """What comes of a request whose job is known."""
-        steps = rewrite.move(self._context, endpoint, process_id)
-        ends = time.monotonic() + self.settings.timeout
-        step: Callable[[], EvaluateFlag | Forward] = partial(next, steps)
+        self, endpoint: Endpoint, process_id: int | None, body: Chunks | None
+    ) -> Answer:
+        """What comes of a request that has a successor."""
+        # A streamed body can be sent once; one that names a job is dropped on the way to v2.
+        steps = rewrite.move(self._gateway.context, endpoint, process_id, replayable=body is None)
+        step: Callable[[], EvaluateFlag | rewrite.Forward] = partial(next, steps)
+        moved: Request | None = None
         try:
             while True:
                 command = step()
                 if isinstance(command, EvaluateFlag):
-                    opinion = await flags.ask_async(self.settings.v2_flag, command.context)
+                    opinion = await flags.ask_async(self._settings.v2_flag, command.context)
                     step = partial(steps.send, opinion)
                     continue
                 moved = command.request
                 if moved is None:
-                    if endpoint is not CANCEL:
-                        self._untouched(endpoint, incoming)
+                    self._left(endpoint)
                 else:
-                    base_url, incoming.method = self.settings.base_url, moved.method
-                    incoming.target = rewrite.to_v2_target(base_url, incoming.target, moved)
-                    incoming.headers = [*rewrite.to_v2_headers(incoming.headers, endpoint)]
+                    body = self._to_v2(endpoint, moved, body)
                 try:
-                    async with asyncio_timeout(ends - time.monotonic()):
-                        response = await self._send(incoming, None if moved else body, opened)
-                except (httpx.HTTPError, OSError) as error:
+                    answer = await self._forward(body)
+                except UPSTREAM_ERRORS as error:
                     step = partial(steps.throw, error)
                 else:
-                    seen = Response(response.status_code, response.headers.raw)
-                    step = partial(steps.send, seen)
+                    step = partial(steps.send, Response(answer.status, answer.headers))
         except StopIteration:
             pass
         finally:
             steps.close()
-        status, headers = response.status_code, self._down(incoming, response)
-        if moved is None or status != 422:
-            return _Answer(status, headers, _raw(response))
-        start, rest = await _peek(_raw(response))
+        if moved is None:
+            return answer
+        status = rewrite.to_v1_status(endpoint, answer.status)
+        if status != 422 or not endpoint.names_job:
+            return answer._replace(status=status)
+        start, rest = await peek(answer.body)
+        headers = answer.headers
         if rest is None:
             start = rewrite.to_v1_body(status, headers, start)
             headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
             headers.append((b"Content-Length", b"%d" % len(start)))
-        return _Answer(status, headers, _chain(start, rest))
+        return Answer(status, headers, chain(start, rest))
 
-    async def _send(
-        self, incoming: _Incoming, content: bytes | Chunks | None, opened: AsyncExitStack
-    ) -> httpx.Response:
+    def _to_v2(self, endpoint: Endpoint, moved: Request, body: Chunks | None) -> Chunks | None:
+        """Have the request be the one of v2 from here on; what is left of its body."""
+        incoming = self._incoming
+        self.fate = "followed" if self.fate == "left" else "moved"
+        words = f"{endpoint.call} is sent as {endpoint.successor}"
+        notices.log(("gateway", endpoint.name), "info", words, time.monotonic())
+        incoming.method = moved.method
+        incoming.target = rewrite.to_v2_target(self._settings.base_url, incoming.target, moved)
+        incoming.headers = [*rewrite.to_v2_headers(incoming.headers, endpoint)]
+        return None if endpoint.names_job else body
+
+    def _left(self, endpoint: Endpoint) -> None:
+        self.fate = "left"
+        if endpoint is not CANCEL:  # its notices are those of the facade
+            now = cancellation.now_of(self._gateway.context)
+            # Not the path of an unknown one, which may hold anything.
+            call = endpoint.call if endpoint.method else f"{self._incoming.method} /v1/…"
+            notices.log_left(*rewrite.pass_through(self._settings, now, endpoint, call))
+
+    async def _forward(self, body: Chunks | None) -> Answer:
+        """Send the request as it is by now, and read its answer's head."""
+        incoming, gateway = self._incoming, self._gateway
+        headers = [(b"Host", gateway.netloc.encode()), *incoming.headers]
+        headers.append((b"Via", b"1.1 " + gateway.pseudonym))
+        if body is not None and incoming.is_chunked:
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        self._release()
+        connection = await gateway.pool.acquire(self._deadline)
+        self._connection = connection
         target = incoming.target.encode("ascii")
-        request = httpx.Request(
-            incoming.method,
-            self._url.copy_with(raw_path=target),
-            headers=incoming.headers,
-            content=content,
-            extensions={
-                "target": target,  # as it came: a URL of httpx's is normalised
-                "timeout": httpx.Timeout(self.settings.timeout).as_dict(),
-                OWN_REQUEST_EXTENSION: True,
-            },
-        )
-        request.method = incoming.method  # httpx has made it upper-case
-        response = await self._client.send(request, stream=True, follow_redirects=False)
-        opened.push_async_callback(response.aclose)
-        if response.status_code > 599:
-            raise httpx.RemoteProtocolError(f"{response.status_code} is no HTTP status")
-        return response
-
-    def _down(self, incoming: _Incoming, response: httpx.Response) -> Headers:
-        """An answer's headers; where it redirects to the upstream, it redirects to us."""
-        return [
-            (name, self._here(incoming, value) if name.lower() == b"location" else value)
-            for name, value in end_to_end(response.headers.raw)
+        await connection.exchange(incoming.method, target, headers, body)
+        # Where it redirects to the upstream, it redirects to us.
+        drop = b"content-length" if connection.status == 204 else b""  # RFC 9110, 8.6
+        headers = [
+            (name, self._here(value) if name.lower() == b"location" else value)
+            for name, value in end_to_end(connection.headers)
+            if name.lower() != drop
         ]
+        return Answer(connection.status, headers, connection.body())
 
-    def _here(self, incoming: _Incoming, location: bytes) -> bytes:
-        origin = f"{self._url.scheme}://{self._url.netloc.decode()}"
+    def _release(self) -> None:
+        if self._connection is not None:
+            self._connection.finish()
+            self._connection = None
+
+    def _here(self, location: bytes) -> bytes:
+        gateway = self._gateway
+        base = f"{gateway.origin[0]}://{gateway.netloc}{self._incoming.target}"
+        url = rewrite.to_v1_location(base, location.decode("latin-1"))
         try:
-            url = rewrite.to_v1_location(origin + incoming.target, location.decode("latin-1"))
             parts = urlsplit(url)
-            ours = httpx.URL(f"{parts.scheme}://{parts.netloc}") == httpx.URL(origin)
-        except (ValueError, httpx.InvalidURL):
-            return location
-        if ours and f"{parts.path}/".startswith(f"{self._prefix}/"):
-            path = parts.path[len(self._prefix) :]
-            url = parts._replace(scheme="http", netloc=incoming.netloc, path=path).geturl()
+            ours = rewrite.origin(f"{parts.scheme}://{parts.netloc}")
+        except (ValueError, KeyError):  # no URL, or none of http
+            return url.encode("latin-1")
+        if ours[:3] == gateway.origin and f"{parts.path}/".startswith(f"{gateway.prefix}/"):
+            path = parts.path[len(gateway.prefix) :]
+            url = parts._replace(scheme="http", netloc=self._incoming.netloc, path=path).geturl()
         return url.encode("latin-1")
-
-    def _untouched(self, endpoint: Endpoint, incoming: _Incoming) -> None:
-        now = cancellation.now_of(self._context)
-        call = f"{incoming.method} {incoming.target.partition('?')[0]}"
-        notices.log_left(*rewrite.pass_through(self.settings, now, endpoint, call))
 
 
 def _tell(notice: Notice) -> None:
     # Where warnings are errors (-W error), there is no caller that one could reach.
     with suppress(notices.ApiDeprecationWarning):
         notices.tell(notice, _SITE)
-
-
-def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
-    """The headers that are meant for whoever is at the other end, not for the next hop."""
-    lowered = [(name.lower(), value.lower()) for name, value in headers]
-    named = b",".join(value for name, value in lowered if name == b"connection").split(b",")
-    drop = HOP_BY_HOP.union(map(bytes.strip, named))
-    if any(name == b"transfer-encoding" for name, _ in lowered):
-        drop |= {b"content-length"}  # RFC 9112, 6.3: where both are sent, the length is a lie
-    return [pair for pair in headers if pair[0].lower() not in drop]
-
-
-async def _peek(chunks: Chunks) -> tuple[bytes, Chunks | None]:
-    """A body of at most 1 MiB; of a larger one its start, and the rest."""
-    start = bytearray()
-    async for chunk in chunks:
-        start += chunk
-        if len(start) > MAX_BODY:
-            return bytes(start), chunks
-    return bytes(start), None
-
-
-async def _chain(start: bytes, rest: Chunks | None = None) -> Chunks:
-    yield start
-    if rest is not None:
-        async with aclosing(rest):
-            async for chunk in rest:
-                yield chunk
-
-
-def _raw(response: httpx.Response) -> Chunks:
-    return cast("Chunks", response.aiter_raw())
-
-
-def _own(status: int, content: dict[str, str]) -> _Answer:
-    body = json.dumps(content).encode()
-    headers = [
-        (b"Content-Type", b"application/json"),
-        (b"Content-Length", b"%d" % len(body)),
-        (b"Date", formatdate(usegmt=True).encode()),
-    ]
-    return _Answer(status, headers, _chain(body))
-
-
-class Server(uvicorn.Server):
-    """uvicorn around a gateway; says when it takes requests."""
-
-    def __init__(self, gateway: Gateway, on_ready: Callable[[], object]) -> None:
-        config = uvicorn.Config(
-            gateway,
-            interface="asgi3",
-            http="h11",  # refuses more than httptools
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=math.ceil(gateway.settings.timeout),
-        )
-        super().__init__(config)
-        self._gateway = gateway
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
-
-    async def run_on(self, sock: socket.socket) -> None:
-        """Serve until told to stop, and until what is under way then has ended."""
-        try:
-            await self.serve([sock])
-        finally:
-            await self._gateway.aclose()
-
-
-def listen(upstream: str, host: str, port: int) -> socket.socket:
-    """A socket on loopback that is not its own upstream.
-
-    Raises:
-        ConfigurationError: it would be, or would listen beyond loopback, or cannot listen.
-    """
-    if not is_loopback(host):
-        raise ConfigurationError(
-            f"host (--host) {host!r}: keys would travel in the clear; give 127.0.0.1 or ::1"
-        )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        sock = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigurationError(f"port (--port) {port}: {error.strerror}; give another") from None
-    url = httpx.URL(upstream)
-    local = is_loopback(url.host) or url.host in ("0.0.0.0", "::")  # noqa: S104
-    if local and (url.port or {"https": 443, "http": 80}[url.scheme]) == sock.getsockname()[1]:
-        sock.close()
-        raise ConfigurationError(
-            f"upstream (--upstream) {upstream!r}: that is the gateway itself; give the API's URL"
-        )
-    # asyncio overlooks a socket made this way, and Nagle then delays every answer by 40 ms.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def serve(
-    settings: Settings,
-    *,
-    upstream: str = DEFAULT_BASE_URL,
-    host: str = "127.0.0.1",
-    port: int = 8089,
-    on_ready: Callable[[str], object] = lambda base_url: None,
-) -> None:
-    """Run the gateway until SIGINT or SIGTERM, and until the requests under way have ended.
-
-    They are given ``settings.timeout`` seconds. For the main thread, where signals arrive.
-
-    Args:
-        settings: decide as they do for ``Client``; their key and base URL are not used.
-        upstream: where every request goes; what is right for ``base_url`` is right here.
-        host: loopback, by name or address.
-        port: 0 takes a free one.
-        on_ready: called with the gateway's base URL once it takes requests.
-
-    Raises:
-        ConfigurationError: an argument is wrong, or the port is taken.
-    """
-    gateway = Gateway(settings, upstream)
-    sock = listen(gateway.settings.base_url, host, port)
-    shown = f"[{host}]" if ":" in host else host
-    base_url = f"http://{shown}:{sock.getsockname()[1]}"
-    server = Server(gateway, partial(on_ready, base_url))
-    # uvicorn raises the signal again once it has stopped, which shall not end the process here.
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, server.handle_exit) for number in numbers]
-    try:
-        asyncio.run(server.run_on(sock))
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -1,0 +1,188 @@
+"""A request as it arrives, an answer as it leaves, and whom the gateway answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
+from contextlib import aclosing
+from email.utils import formatdate
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+
+from revenuebase_compat.client.transport_async import asyncio_timeout
+from revenuebase_compat.core.decoding import MAX_BODY
+
+Headers = list[tuple[bytes, bytes]]
+Chunks = AsyncGenerator[bytes, None]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+#: Bytes of a request-target; RFC 9112, 3 recommends at least 8000.
+MAX_TARGET = 16 * 1024
+
+#: Meant for one connection, not for the message (RFC 9110, 7.6.1); so is what Connection names.
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization "
+    b"te trailer transfer-encoding upgrade".split()
+)
+
+
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Headers
+    body: Chunks
+
+
+class Incoming:
+    """A request as it arrives, and the client's leaving.
+
+    Args:
+        timeout: seconds that each piece of the body may take to arrive; all of it has to by
+            ``deadline`` (the event loop's time), where one is set.
+    """
+
+    def __init__(self, scope: Message, receive: Receive, timeout: float) -> None:
+        query = scope["query_string"]
+        self.method: str = scope["method"]
+        self.target: str = (scope["raw_path"] + (b"?" + query if query else b"")).decode("ascii")
+        self.path = self.target.partition("?")[0]  # as it came
+        given = self.given = dict(scope["headers"])
+        self.host: str = given.get(b"host", b"").decode("latin-1")
+        address, port = scope["server"] or ("localhost", None)
+        at = f"[{address}]" if ":" in address else address
+        self.netloc = self.host or (f"{at}:{port}" if port else "localhost")
+        self.is_chunked = b"transfer-encoding" in given
+        self.has_body = self.is_chunked or given.get(b"content-length", b"0") != b"0"
+        own = (b"host", b"expect")  # what is expected, uvicorn does
+        self.headers = [pair for pair in end_to_end(scope["headers"]) if pair[0] not in own]
+        self.deadline = math.inf
+        #: Whether the client is to send more of the body, and we wait for it.
+        self.is_awaited = False
+        self._more = self.has_body
+        self._receive, self._timeout = receive, timeout
+        self._task: asyncio.Task[Any] | None = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def body(self) -> Chunks:
+        """The body, piece by piece.
+
+        Raises:
+            ClientLeft: the client closed the connection.
+            TimeoutError: the next piece did not arrive in time.
+        """
+        loop = asyncio.get_running_loop()
+        while self._more:
+            self.is_awaited = True
+            async with asyncio_timeout(min(self._timeout, self.deadline - loop.time())):
+                message = await self._receive()
+            self.is_awaited = False
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            self._more = message.get("more_body", False)
+            if not self._more:
+                self.watch()
+            if message["body"]:
+                yield message["body"]
+
+    def watch(self) -> None:
+        """Cancel this task when the client leaves; from when the body is read, if there is one."""
+        self._task = self._task or asyncio.current_task()
+        if not self._more:  # ``receive`` has one reader at a time
+            self._watcher = asyncio.ensure_future(self._left())
+
+    def unwatch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._task is not None:
+            self._task.cancel()
+
+
+def refusal(incoming: Incoming, hosts: frozenset[str], pseudonym: bytes) -> Answer | None:
+    """The answer to a request that no client of an API sends, or ``None``.
+
+    A web page in the user's browser may reach loopback, under a name of its own too (DNS
+    rebinding): it is known by ``Host``, ``Origin`` or ``Sec-Fetch-Site``, which it cannot set.
+    """
+    given = incoming.given
+    if incoming.method == "CONNECT" or incoming.target[:1] != "/" or "#" in incoming.target:
+        return own_answer(400, {"detail": "ask for a path, such as /v1/cancel-process"})
+    if b"origin" in given or given.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+        return own_answer(403, {"detail": "requests of web pages are refused"})
+    if incoming.host and not _is_known(incoming.host, hosts):
+        why = f"Host {incoming.host!r} is refused: start the gateway with --allow-host NAME"
+        return own_answer(403, {"detail": why})
+    if pseudonym in given.get(b"via", b""):
+        return own_answer(508, {"detail": "the upstream leads back to this gateway"})
+    if len(incoming.target) > MAX_TARGET:
+        return own_answer(414, {"detail": f"the target is longer than {MAX_TARGET} bytes"})
+    return None
+
+
+@lru_cache(maxsize=64)
+def _is_known(host: str, hosts: frozenset[str]) -> bool:
+    name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
+    name = name.lower().rstrip(".")
+    if name in hosts:
+        return True
+    try:
+        return bool(ip_address(name.strip("[]")))
+    except ValueError:
+        return False
+
+
+def end_to_end(headers: Sequence[tuple[bytes, bytes]]) -> Headers:
+    """The headers that are meant for whoever is at the other end, not for the next hop."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    drop = HOP_BY_HOP
+    for name, value in lowered:
+        if name == b"connection":
+            drop = drop.union(part.strip() for part in value.lower().split(b","))
+        elif name == b"transfer-encoding":
+            # RFC 9112, 6.3: where both are sent, the length is a lie.
+            drop = drop.union((b"content-length",))
+    return [pair for pair, (name, _) in zip(headers, lowered, strict=True) if name not in drop]
+
+
+async def peek(chunks: Chunks) -> tuple[bytes, Chunks | None]:
+    """A body of at most 1 MiB; of a larger one its start, and the rest."""
+    start = bytearray()
+    async for chunk in chunks:
+        start += chunk
+        if len(start) > MAX_BODY:
+            return bytes(start), chunks
+    return bytes(start), None
+
+
+async def chain(start: bytes, rest: Chunks | None = None) -> Chunks:
+    if start:
+        yield start
+    if rest is not None:
+        async with aclosing(rest):
+            async for chunk in rest:
+                yield chunk
+
+
+def own_answer(status: int, content: dict[str, Any]) -> Answer:
+    """An answer of the gateway's own, in JSON."""
+    return own_text(status, json.dumps(content).encode(), b"application/json")
+
+
+def own_text(status: int, body: bytes, content_type: bytes) -> Answer:
+    headers = [
+        (b"Content-Type", content_type),
+        (b"Content-Length", b"%d" % len(body)),
+        (b"Date", formatdate(usegmt=True).encode()),
+    ]
+    return Answer(status, headers, chain(body))

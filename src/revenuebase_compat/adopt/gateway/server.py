@@ -1,0 +1,290 @@
+"""Where the gateway listens, its limits, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from revenuebase_compat.client import notices, serving
+from revenuebase_compat.core.errors import ConfigurationError
+from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_loopback
+
+from .app import Gateway
+
+#: Seconds that a request's head may take to arrive.
+HEAD_TIMEOUT = 20.0
+#: Seconds in which clients learn that a stop has begun, before idle connections are closed.
+LINGER = 1.0
+#: Connections that are accepted in one go: asyncio may have four times as many in its hands before
+#: it asks us. And descriptors for them and everything else.
+_BATCH, _RESERVED = 16, 128
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; how many clients that is good for.
+
+    Each client may need one connection to the upstream besides its own.
+    """
+    try:
+        import resource
+    except ImportError:  # pragma: no cover (Windows has no such limit)
+        return 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    except (ValueError, OSError):  # macOS has a lower one of its own
+        pass
+    if soft == resource.RLIM_INFINITY:
+        return 100_000
+    return max(1, (soft - _RESERVED) // 2)
+
+
+def _limit_hit(what: str) -> None:
+    notices.log(("gateway", what), "warning", f"the gateway {what}", time.monotonic())
+
+
+def _protocol(max_connections: int, head_timeout: float) -> type[H11Protocol]:
+    class Protocol(H11Protocol):
+        """uvicorn's, with a limit on connections, and a time for a head to arrive."""
+
+        head_timer: asyncio.TimerHandle | None = None
+        refused = False
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.head_timer = self.loop.call_later(head_timeout, self.head_is_late)
+            if len(self.connections) > max_connections:
+                _limit_hit(f"has {max_connections} connections, and refuses more")
+                self.refuse(503, b"too many connections")
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing() or self.refused:
+                return
+            super().data_received(data)
+            between = self.cycle is None or self.cycle.response_complete
+            if self.head_timer is not None and not between:
+                self.head_timer.cancel()
+                self.head_timer = None
+            elif self.head_timer is None and between:
+                self.head_timer = self.loop.call_later(head_timeout, self.head_is_late)
+
+        def head_is_late(self) -> None:
+            self.head_timer = None
+            if self.cycle is None or self.cycle.response_complete:
+                _limit_hit(f"closes connections on which no request came in {head_timeout:g} s")
+                self.transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.head_timer is not None:
+                self.head_timer.cancel()
+            super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            why = sys.exc_info()[1]  # what h11 raised: 431 where the head is too long
+            status = getattr(why, "error_status_hint", 400)
+            if status == 431 and b"\n" not in self.conn.trailing_data[0]:
+                status = 414
+            self.refuse(status, b"the request's head is too long" if status != 400 else b"no HTTP")
+
+        def refuse(self, status: int, why: bytes) -> None:
+            body = b'{"detail": "%b"}' % why
+            headers = [
+                (b"Content-Type", b"application/json"),
+                (b"Content-Length", b"%d" % len(body)),
+                (b"Connection", b"close"),
+            ]
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                head = h11.Response(status_code=status, headers=headers)
+                for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event) or b"")
+            if status == 503:  # there is no room for it
+                self.transport.close()
+            else:
+                # Closed at once, what was not read yet would have the client lose the answer.
+                self.refused = True
+                self.transport.write_eof()
+                self.loop.call_later(LINGER, self.transport.close)
+
+    return Protocol
+
+
+class Server(uvicorn.Server):
+    """uvicorn around a gateway; says when it takes requests."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        on_ready: Callable[[], object],
+        *,
+        max_connections: int = 10_000,
+        head_timeout: float = HEAD_TIMEOUT,
+    ) -> None:
+        self._gateway = gateway
+        self._on_ready = on_ready
+        config = serving.make_config(
+            gateway,
+            http=_protocol(max_connections, head_timeout),
+            backlog=_BATCH,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=math.ceil(gateway.settings.timeout),
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(_without_traceback)
+        for sock in sockets or ():
+            sock.listen(2048)  # more may wait than are accepted in one go
+        self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._gateway.stopping = True
+        if self.should_exit:  # a second signal
+            self.force_exit = True
+            self._loop.call_soon_threadsafe(self._abort)
+        super().handle_exit(sig, frame)
+
+    def _abort(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._gateway.stopping = True
+        ends = time.monotonic() + LINGER
+        while self.server_state.connections and not self.force_exit:
+            if time.monotonic() > ends:
+                break
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
+
+    async def run_on(self, sock: socket.socket) -> None:
+        """Serve until told to stop, and until what is under way then has ended."""
+        try:
+            await self.serve([sock])
+        finally:
+            await self._gateway.aclose()
+
+
+def _without_traceback(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if isinstance(error, OSError) and "socket.accept" in context["message"]:
+        _limit_hit(f"cannot accept connections: {error.strerror}")
+    else:
+        loop.default_exception_handler(context)
+
+
+def listen(upstream: str, host: str, port: int) -> socket.socket:
+    """A socket on loopback that is not its own upstream.
+
+    Raises:
+        ConfigurationError: it would be, or would listen beyond loopback, or cannot listen.
+    """
+    if not is_loopback(host):
+        raise ConfigurationError(
+            f"host (--host) {host!r}: keys would travel in the clear; give 127.0.0.1 or ::1"
+        )
+    try:
+        sock = serving.listen(host, port)
+    except OSError as error:
+        raise ConfigurationError(f"port (--port) {port}: {error.strerror}; give another") from None
+    url = urlsplit(upstream)
+    local = is_loopback(url.hostname or "") or url.hostname in ("0.0.0.0", "::")  # noqa: S104
+    if local and (url.port or {"https": 443, "http": 80}[url.scheme]) == sock.getsockname()[1]:
+        sock.close()
+        raise ConfigurationError(
+            f"upstream (--upstream) {upstream!r}: that is the gateway itself; give the API's URL"
+        )
+    return sock
+
+
+def listen_unix(path: str) -> socket.socket:
+    """A Unix socket that its owner and group can use; one that nobody listens on is replaced.
+
+    Raises:
+        ConfigurationError: something else is there, or it cannot be made.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        if os.path.lexists(path):
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise ConfigurationError(f"uds (--uds) {path!r} is no socket; give another path")
+            if sock.connect_ex(path) == 0:
+                raise ConfigurationError(f"uds (--uds) {path!r} is in use; give another path")
+            os.unlink(path)
+        before = os.umask(0o117)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        sock.listen()
+    except (OSError, ConfigurationError) as error:
+        sock.close()
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"uds (--uds) {path!r}: {error.strerror or error}") from None
+    return sock
+
+
+def serve(
+    settings: Settings,
+    *,
+    upstream: str = DEFAULT_BASE_URL,
+    host: str = "127.0.0.1",
+    port: int = 8089,
+    uds: str | None = None,
+    on_ready: Callable[[str], object] = lambda address: None,
+    **options: Any,
+) -> None:
+    """Run the gateway until SIGINT or SIGTERM, and until the requests under way have ended.
+
+    They are given ``settings.timeout`` seconds; a second signal ends them. For the main thread,
+    where signals arrive.
+
+    Args:
+        settings: decide as they do for ``Client``; their key and base URL are not used.
+        upstream: where every request goes; what is right for ``base_url`` is right here.
+        host: loopback, by name or address.
+        port: 0 takes a free one.
+        uds: a path at which to listen instead of ``host`` and ``port``.
+        on_ready: called once requests are taken, with the base URL, or ``unix:`` and the path.
+        options: of ``Gateway``.
+
+    Raises:
+        ConfigurationError: an argument is wrong, or the port is taken.
+    """
+    gateway = Gateway(settings, upstream, **options)
+    if uds is not None:
+        sock, address = listen_unix(uds), f"unix:{uds}"
+    else:
+        sock = listen(gateway.settings.base_url, host, port)
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{sock.getsockname()[1]}"
+    clients = raise_descriptor_limit()
+    server = Server(gateway, partial(on_ready, address), max_connections=clients)
+    # uvicorn raises the signal again once it has stopped, which shall not end the process here.
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    try:
+        asyncio.run(server.run_on(sock))
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        if uds is not None:
+            os.unlink(uds)

@@ -1,0 +1,101 @@
+"""What an exception tells of an attempt: the transport's own, or somebody else's.
+
+Only what httpx, httpcore and the socket raise is an attempt that failed. An exception that comes
+from elsewhere, such as the time limit of a signal handler, is not ours to swallow. By the names of
+modules and classes, so that httpx2's count as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections.abc import Iterator
+from types import CodeType, TracebackType
+from typing import Any
+
+from revenuebase_compat.core.decoding import NoResponse
+
+from .watchdog import Attempt
+
+_TRANSPORTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "anyio", "socksio"})
+
+_NOT_SENT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "LocalProtocolError",
+    "InvalidURL",
+}
+
+
+def foreign(error: BaseException) -> BaseException | None:
+    """The exception that is not the transport's: the one given, or one that it hides, or none.
+
+    Its traceback is rid of the transport's frames, whose locals hold the key. A handler's own
+    ``TimeoutError`` comes out of httpcore as a ``ReadTimeout``, so the origin is looked at.
+    """
+    if isinstance(error, OSError) or any(_is_transport(kind) for kind in type(error).__mro__):
+        handlers = set(_signal_handlers())
+        chain = [one for one in _causes(error) if not handlers.isdisjoint(_codes(one))]
+        if not chain:
+            return None
+        error = chain[-1]
+    error.__traceback__ = _without_transport(error.__traceback__)
+    return error
+
+
+def no_response_from(error: BaseException, attempt: Attempt | None = None) -> NoResponse:
+    """What the transport's exception tells of the attempt, as plain data."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    sent = not names & _NOT_SENT and (attempt is None or attempt.sent)
+    if any(getattr(one, "errno", None) in (errno.EMFILE, errno.ENFILE) for one in _causes(error)):
+        reason = "no file descriptor is left (EMFILE): raise the limit (ulimit -n), or send fewer"
+        return NoResponse(f"{reason} requests at once", sent)
+    if (attempt is not None and attempt.overdue) or names & {"TimeoutException", "TimeoutError"}:
+        return NoResponse(f"{'the answer' if sent else 'connecting'} took too long", sent, True)
+    return NoResponse(f"{type(error).__name__}: {error}", sent)
+
+
+def _is_transport(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in _TRANSPORTS
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what led to it, those of a group included."""
+    found: list[Any] = [error]
+    for one in found:
+        yield one
+        led = [one.__cause__ or one.__context__, *getattr(one, "exceptions", ())]
+        found += [cause for cause in led if cause is not None and cause not in found]
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _codes(error: BaseException) -> Iterator[CodeType]:
+    return (one.tb_frame.f_code for one in _frames(error.__traceback__))
+
+
+def _signal_handlers() -> Iterator[CodeType]:
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        if callable(handler):
+            handler = getattr(handler, "func", handler)  # functools.partial
+            call = handler if hasattr(handler, "__code__") else type(handler).__call__
+            code = getattr(getattr(handler, "__func__", call), "__code__", None)
+            if code is not None:
+                yield code
+
+
+def _without_transport(traceback: TracebackType | None) -> TracebackType | None:
+    rest: TracebackType | None = None
+    for one in reversed(list(_frames(traceback))):
+        name = one.tb_frame.f_globals.get("__name__") or ""
+        if name.partition(".")[0] not in _TRANSPORTS:
+            rest = TracebackType(rest, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return rest

@@ -1,0 +1,220 @@
+"""Exceptions that are not the transport's: they pass through at once, and nothing stays locked."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from types import FrameType
+from typing import Any
+
+import httpx
+import pytest
+
+from revenuebase_compat import (
+    AsyncClient,
+    CancelError,
+    CancelEvent,
+    Client,
+    Settings,
+    TransportError,
+)
+from tests.conftest import TEST_KEY
+from tests.core.test_errors import our_frames
+from tests.support.fault_server import (
+    Fault,
+    FaultServer,
+    drop,
+    hang,
+    trickle_body,
+    trickle_headers,
+    unreachable,
+)
+
+
+class TooLong(Exception):
+    """As celery's ``SoftTimeLimitExceeded``."""
+
+
+class TooLongAsWell(OSError):
+    pass
+
+
+class Stop(BaseException):
+    pass
+
+
+def settings(base_url: str, **more: Any) -> Settings:
+    return Settings(TEST_KEY, base_url=base_url, api_version="v2", **{"timeout": 20, **more})
+
+
+@contextmanager
+def alarm(seconds: float, raised: BaseException) -> Iterator[None]:
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise raised
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 5
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.002)
+    return condition()
+
+
+RAISED = [TooLong("0.1 s"), TimeoutError("0.1 s"), TooLongAsWell(5, "0.1 s"), Stop()]
+
+
+@pytest.mark.parametrize("raised", RAISED, ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "fault", [hang(), trickle_headers(), trickle_body()], ids=lambda one: one.title
+)
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+def test_signal_handlers_exception_passes_at_once(
+    raised: BaseException, fault: Fault, kept: bool
+) -> None:
+    events: list[CancelEvent] = []
+    with FaultServer() as server:
+        with Client(settings(server.base_url, on_event=events.append)) as client:
+            if kept:
+                client.cancel_job(1)
+            server.script(fault)
+            with pytest.raises(type(raised)) as caught, alarm(0.1, raised):
+                client.cancel_job(2)
+            assert caught.value is raised
+            assert [seen.process_id for seen in server.seen] == [1, 2][not kept :], "sent again"
+            assert soon(lambda: server.open_connections == 0), "abandoned"
+            assert client.cancel_job(3).attempts == 1
+    event = events[-2]
+    named = type(raised).__name__ if isinstance(raised, Exception) else "interrupted"
+    assert (event.outcome, event.attempts, event.outcome_unknown) == (named, 1, True)
+
+
+def test_signal_handlers_exception_passes_while_connecting() -> None:
+    with unreachable() as base_url, Client(settings(base_url)) as client:
+        with pytest.raises(TimeoutError) as caught, alarm(0.1, TimeoutError("mine")):
+            client.cancel_job(1)
+    assert str(caught.value) == "mine"
+    assert not isinstance(caught.value, CancelError)
+
+
+def test_foreign_exception_shows_no_frame_that_holds_the_key() -> None:
+    with FaultServer() as server, Client(settings(server.base_url)) as client:
+        server.script(hang())
+        with pytest.raises(TooLong) as caught, alarm(0.05, TooLong()):
+            client.cancel_job(1)
+    names = set()
+    trace = caught.value.__traceback__
+    while trace is not None:
+        names.add((trace.tb_frame.f_globals["__name__"] or "").partition(".")[0])
+        if not trace.tb_frame.f_globals["__name__"].startswith("tests"):
+            assert TEST_KEY not in repr(trace.tb_frame.f_locals)
+        trace = trace.tb_next
+    assert names == {"tests", "revenuebase_compat"}
+    assert list(our_frames(caught.value))
+
+
+@pytest.mark.parametrize("raised", [TooLong(), TimeoutError("mine")], ids=["plain", "timeout"])
+def test_foreign_exception_passes_through_a_callers_own_client(raised: Exception) -> None:
+    with FaultServer() as server, httpx.Client() as theirs:
+        server.script(hang())
+        client = Client(settings(server.base_url), http_client=theirs)
+        with pytest.raises(type(raised)) as caught, alarm(0.1, raised):
+            client.cancel_job(1)
+        assert caught.value is raised
+        assert len(server.seen) == 1
+
+
+def test_foreign_exception_of_an_event_hook_passes() -> None:
+    def hook(request: httpx.Request) -> None:
+        raise LookupError("no quota left")
+
+    async def hook_async(request: httpx.Request) -> None:
+        hook(request)
+
+    async def main(base_url: str) -> None:
+        async with httpx.AsyncClient(event_hooks={"request": [hook_async]}) as theirs:
+            await AsyncClient(settings(base_url), http_client=theirs).cancel_job(1)
+
+    with FaultServer() as server:
+        with httpx.Client(event_hooks={"request": [hook]}) as theirs:
+            client = Client(settings(server.base_url), http_client=theirs)
+            with pytest.raises(LookupError, match="no quota left"):
+                client.cancel_job(1)
+        with pytest.raises(LookupError, match="no quota left"):
+            asyncio.run(main(server.base_url))
+        assert server.seen == []
+
+
+def test_transport_errors_of_all_kinds_are_still_attempts() -> None:
+    with FaultServer() as server, Client(settings(server.base_url), sleep=lambda _: None) as client:
+        server.script(drop(), drop())
+        assert client.cancel_job(1).attempts == 3
+        server.script(drop(), drop(), drop())
+        with pytest.raises(TransportError):
+            client.cancel_job(2)
+
+
+@pytest.mark.slow
+def test_signal_storm_never_locks_up() -> None:
+    """Each signal raises wherever it falls, in httpcore's own locks too."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.client.test_foreign"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    raised, answered = map(int, done.stdout.split())
+    assert raised > 500
+    assert answered > 500
+
+
+def storm() -> None:
+    """Prints how many calls a signal ended, and how many were answered."""
+    raised = answered = 0
+    armed = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if armed:
+            raise TooLong
+
+    faulthandler.dump_traceback_later(90, exit=True)
+    signal.signal(signal.SIGALRM, handler)
+    with FaultServer() as server:
+        client = Client(settings(server.base_url, timeout=5))
+        random, until = Random(1), time.monotonic() + 15  # noqa: S311
+        while time.monotonic() < until:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0003, 0.006))
+            try:
+                armed = True
+                client.cancel_job(raised + answered + 1)
+                armed = False
+                answered += 1
+            except TooLong:
+                armed = False
+                raised += 1
+            except CancelError:  # the job was cancelled by the call that was ended
+                armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert client.cancel_job(10**9).attempts == 1
+    print(raised, answered)
+
+
+if __name__ == "__main__":
+    storm()
