@@ -101,7 +101,7 @@ def in_memory(variant: object, evaluator: Any = None) -> InMemoryProvider:
         ("", NO_OPINION),
     ],
 )
-def test_boolean_and_text_variants(
+def test_open_feature_flag_reads_boolean_and_text_variants(
     route: Route, variant: object, expected: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_provider(in_memory(variant))
@@ -111,7 +111,7 @@ def test_boolean_and_text_variants(
 
 
 @DRIVERS
-def test_a_flag_may_change_its_type(route: Route) -> None:
+def test_open_feature_flag_may_change_its_type(route: Route) -> None:
     made = settings()
     routes = []
     for variant in (True, "v1", True, False, "v2"):
@@ -121,7 +121,7 @@ def test_a_flag_may_change_its_type(route: Route) -> None:
 
 
 @DRIVERS
-def test_the_flag_is_told_of_the_job(route: Route) -> None:
+def test_open_feature_flag_is_told_of_the_job(route: Route) -> None:
     told: list[EvaluationContext] = []
 
     def evaluate(flag: InMemoryFlag[str], context: EvaluationContext) -> Any:
@@ -139,7 +139,7 @@ def test_the_flag_is_told_of_the_job(route: Route) -> None:
 
 
 @DRIVERS
-def test_a_client_of_the_callers_own(route: Route) -> None:
+def test_open_feature_flag_with_a_client_of_the_callers_own(route: Route) -> None:
     set_provider(in_memory(False))
     set_provider(in_memory(True), "cancels")
     assert route(settings(), JOB) == "v1 (FLAG)"
@@ -148,7 +148,7 @@ def test_a_client_of_the_callers_own(route: Route) -> None:
 
 
 @pytest.mark.parametrize("variant", [True, "v2"])
-def test_the_async_client_evaluates_asynchronously(variant: object) -> None:
+def test_open_feature_flag_evaluates_asynchronously_for_the_async_client(variant: object) -> None:
     class Remote(InMemoryProvider):
         """Answers once somebody else on the event loop has had a turn."""
 
@@ -174,7 +174,7 @@ def test_the_async_client_evaluates_asynchronously(variant: object) -> None:
     assert asyncio.run(main()) == "v2 (FLAG)"
 
 
-def test_threads_learn_the_type_together() -> None:
+def test_open_feature_flag_learns_its_type_from_many_threads() -> None:
     """All ask for a boolean first, and are told together that it is a text."""
     together = threading.Barrier(8)
     asked: list[str] = []
@@ -220,7 +220,7 @@ def raising(error: Exception) -> InMemoryProvider:
         (lambda: answering(True, ErrorCode.GENERAL, reason=Reason.ERROR), "GENERAL"),
     ],
 )
-def test_a_failure_is_no_opinion_and_said_once(
+def test_open_feature_flag_that_fails_has_no_opinion_and_says_so_once(
     route: Route,
     provider: Callable[[], AbstractProvider],
     words: str,
@@ -251,7 +251,7 @@ class Starting(InMemoryProvider):
 
 
 @DRIVERS
-def test_a_provider_that_is_not_ready_is_no_opinion_until_it_is(
+def test_open_feature_flag_has_no_opinion_until_its_provider_is_ready(
     route: Route, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider = Starting()
@@ -266,7 +266,7 @@ def test_a_provider_that_is_not_ready_is_no_opinion_until_it_is(
 
 
 @DRIVERS
-def test_a_provider_that_failed_for_good_is_no_opinion(
+def test_open_feature_flag_has_no_opinion_where_its_provider_failed_for_good(
     route: Route, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider = Starting(ProviderFatalError("wrong credentials"))
@@ -287,7 +287,7 @@ def test_a_provider_that_failed_for_good_is_no_opinion(
         lambda: answering(False, reason=Reason.DEFAULT),
     ],
 )
-def test_a_flag_that_stands_aside_is_no_opinion(
+def test_open_feature_flag_that_stands_aside_has_no_opinion(
     route: Route, provider: Callable[[], AbstractProvider], caplog: pytest.LogCaptureFixture
 ) -> None:
     set_provider(provider())
@@ -296,7 +296,7 @@ def test_a_flag_that_stands_aside_is_no_opinion(
 
 
 @DRIVERS
-def test_without_a_provider_there_is_no_opinion(
+def test_open_feature_flag_without_a_provider_has_no_opinion(
     route: Route, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert api.get_provider_metadata().name == "No-op Provider"
@@ -313,7 +313,7 @@ def test_without_a_provider_there_is_no_opinion(
         ("v1", None, "v1 (FLAG)"),
     ],
 )
-def test_a_default_that_is_the_flags_own_is_an_opinion(
+def test_open_feature_flag_with_a_default_of_its_own_has_an_opinion(
     route: Route, value: object, variant: str | None, expected: str
 ) -> None:
     set_provider(answering(value, reason=Reason.DEFAULT, variant=variant))
@@ -386,14 +386,16 @@ def soon(holds: Callable[[], bool]) -> None:
         ({"variants": TEXTS, "default": None}, NO_OPINION),
     ],
 )
-def test_flagd_variants(file: FlagFile, route: Route, flag: dict[str, Any], expected: str) -> None:
+def test_open_feature_flag_reads_variants_of_flagd(
+    file: FlagFile, route: Route, flag: dict[str, Any], expected: str
+) -> None:
     file.flag(**flag)
     set_provider(file.provider())
     assert route(settings(), JOB) == expected
 
 
 @DRIVERS
-def test_flagd_targeting_sees_job_phase_and_share(file: FlagFile, route: Route) -> None:
+def test_open_feature_flag_shows_flagd_job_phase_and_share(file: FlagFile, route: Route) -> None:
     late = {"==": [{"var": "phase"}, "sunsetting"]}
     wide = {">=": [{"var": "share"}, 100]}
     named = {"in": [{"var": "targetingKey"}, ["42", "44"]]}
@@ -406,7 +408,9 @@ def test_flagd_targeting_sees_job_phase_and_share(file: FlagFile, route: Route) 
 
 
 @DRIVERS
-def test_flagd_may_speak_for_some_jobs_only(file: FlagFile, route: Route) -> None:
+def test_open_feature_flag_of_flagd_may_speak_for_some_jobs_only(
+    file: FlagFile, route: Route
+) -> None:
     rule = {"if": [{"==": [{"var": "targetingKey"}, "42"]}, "off", None]}
     file.flag(BOOLEAN, None, targeting=rule)
     set_provider(file.provider())
@@ -414,7 +418,7 @@ def test_flagd_may_speak_for_some_jobs_only(file: FlagFile, route: Route) -> Non
     assert route(settings(), 43) == NO_OPINION
 
 
-def test_calls_follow_a_flagd_file_that_changes_on_disk(
+def test_open_feature_flag_follows_a_flagd_file_that_changes_on_disk(
     file: FlagFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     file.flag(BOOLEAN, "off")
@@ -449,7 +453,7 @@ def test_calls_follow_a_flagd_file_that_changes_on_disk(
             follows("v2 (FLAG)")
 
 
-def test_async_calls_follow_a_flagd_file(file: FlagFile) -> None:
+def test_open_feature_flag_follows_a_flagd_file_under_asyncio(file: FlagFile) -> None:
     file.flag(TEXTS, "old")
     set_provider(file.provider())
 
@@ -469,7 +473,7 @@ def test_async_calls_follow_a_flagd_file(file: FlagFile) -> None:
         assert [seen.version for seen in server.seen] == ["v1", "v2"]
 
 
-def test_a_flagd_file_that_is_not_there_yet(
+def test_open_feature_flag_of_a_flagd_file_that_is_not_there_yet(
     file: FlagFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The process starts first; the file is mounted later."""
@@ -485,7 +489,9 @@ def test_a_flagd_file_that_is_not_there_yet(
 # --- plugged in by name, and the extra --------------------------------------------------------
 
 
-def test_a_process_that_was_never_written_for_it(file: FlagFile, tmp_path: Path) -> None:
+def test_open_feature_flag_in_a_process_that_was_never_written_for_it(
+    file: FlagFile, tmp_path: Path
+) -> None:
     (tmp_path / "our_flags.py").write_text(
         "from openfeature import api\n"
         "from openfeature.contrib.provider.flagd import FlagdProvider\n"
@@ -520,7 +526,7 @@ def test_a_process_that_was_never_written_for_it(file: FlagFile, tmp_path: Path)
     assert TEST_KEY not in done.stderr
 
 
-def test_without_its_extra_it_names_what_to_install() -> None:
+def test_open_feature_flag_without_its_extra_names_what_to_install() -> None:
     program = "import sys; sys.modules['openfeature'] = None; "
     program += "import revenuebase_compat.contrib.openfeature"
     done = subprocess.run(

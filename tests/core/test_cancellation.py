@@ -197,7 +197,7 @@ def play(*script: AttemptOutcome | Took, **options: Any) -> Play:
         (AFTER, {"api_version": "v1", "after_sunset": "try"}, "v1 cancel", "v1 (PINNED)"),
     ],
 )
-def test_a_cancel_on_either_version(
+def test_cancel_on_either_version(
     now: datetime, settings: dict[str, Any], asked: str, route: str
 ) -> None:
     call = play(ok(eta=5), now=now, **settings)
@@ -212,37 +212,37 @@ def test_a_cancel_on_either_version(
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 299])
-def test_every_2xx_that_holds_the_job_is_a_result(status: int) -> None:
+def test_cancel_every_2xx_that_holds_the_job_is_a_result(status: int) -> None:
     assert play(said(status, FIELDS)).run().current_status == "CANCELLING"
 
 
 @pytest.mark.parametrize("state", ["CANCELLED", "COMPLETED", "QUEUED", "SOMETHING_NEW", ""])
-def test_the_state_is_what_the_server_says(state: str) -> None:
+def test_cancel_gives_the_state_that_the_server_says(state: str) -> None:
     assert play(ok(state)).run().current_status == state
 
 
 @pytest.mark.parametrize(("says", "route"), [(True, "v2 (FLAG)"), (False, "v1 (FLAG)")])
-def test_the_flag_is_asked_first(says: bool, route: str) -> None:
+def test_cancel_the_flag_is_asked_first(says: bool, route: str) -> None:
     call = play(ok(), now=BEFORE, says=says, v2_flag="flags:v2")
     assert str(call.run().route) == route
     assert call.steps[0] == "ask"
 
 
-def test_without_a_key_nothing_is_sent() -> None:
+def test_cancel_without_a_key_nothing_is_sent() -> None:
     call = play(key=None)
     error = call.fails(ConfigurationError)
     assert "REVENUEBASE_API_KEY" in str(error)
     assert [event.outcome for event in call.events] == ["ConfigurationError"]
 
 
-def test_a_clock_without_a_zone_is_refused() -> None:
+def test_cancel_refuses_a_clock_without_a_zone() -> None:
     call = play(now=AFTER.replace(tzinfo=None))
     with pytest.raises(ConfigurationError, match="aware"):
         call.run()
     assert call.asked == ""
 
 
-def test_v1_only_and_raise_sends_nothing_after_the_sunset() -> None:
+def test_cancel_with_v1_only_and_raise_sends_nothing_after_the_sunset() -> None:
     call = play(api_version="v1", after_sunset="raise")
     error = call.fails(ApiVersionRetiredError)
     assert (error.api_version, error.status_code, error.outcome_unknown) == (V1, None, False)
@@ -252,7 +252,7 @@ def test_v1_only_and_raise_sends_nothing_after_the_sunset() -> None:
 # --- retries
 
 
-def test_waits_grow_to_a_cap_with_full_jitter() -> None:
+def test_cancel_waits_grow_to_a_cap_with_full_jitter() -> None:
     def waits(random: float) -> list[float]:
         call = play(*[REFUSED] * 7, ok(), timeout=600, max_attempts=8, random=lambda: random)
         assert call.run().attempts == 8
@@ -263,7 +263,7 @@ def test_waits_grow_to_a_cap_with_full_jitter() -> None:
     assert waits(0.0) == []
 
 
-def test_an_attempt_may_use_half_of_what_is_left_and_the_last_all_of_it() -> None:
+def test_cancel_gives_an_attempt_half_of_what_is_left_and_the_last_all_of_it() -> None:
     call = play(
         Took(30, HUNG), Took(14.75, HUNG), ok(), timeout=60, max_attempts=3, random=lambda: 1.0
     )
@@ -273,28 +273,28 @@ def test_an_attempt_may_use_half_of_what_is_left_and_the_last_all_of_it() -> Non
     assert call.time.elapsed < 60
 
 
-def test_the_only_attempt_may_use_all_the_time() -> None:
+def test_cancel_gives_the_only_attempt_all_the_time() -> None:
     call = play(ok(), max_attempts=1, timeout=7)
     call.run()
     assert [send.timeout for send in call.sends] == [7]
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_what_passes_is_tried_again(status: int) -> None:
+def test_cancel_tries_again_after_what_passes(status: int) -> None:
     call = play(said(status), said(status), ok(), max_attempts=3)
     assert call.run().attempts == 3
     assert call.steps == ["v2 cancel", "pause", "v2 cancel", "pause", "v2 cancel"]
 
 
 @pytest.mark.parametrize("lost", [RESET, HUNG, REFUSED])
-def test_a_lost_answer_is_tried_again_on_its_own_version(lost: NoResponse) -> None:
+def test_cancel_a_lost_answer_is_tried_again_on_its_own_version(lost: NoResponse) -> None:
     for now, version in ((AFTER, "v2"), (BEFORE, "v1")):
         call = play(lost, ok(), now=now)
         assert call.run().attempts == 2
         assert call.asked == f"{version} cancel, {version} cancel"
 
 
-def test_x_should_retry_has_the_last_word() -> None:
+def test_cancel_x_should_retry_has_the_last_word() -> None:
     call = play(said(503, x_should_retry="false"))
     assert call.fails(ServerError).attempts == 1
     call = play(said(401, x_should_retry="true"), ok())
@@ -320,7 +320,7 @@ def test_x_should_retry_has_the_last_word() -> None:
         ({"retry_after": "9" * 40}, 0.25),
     ],
 )
-def test_the_servers_hints_are_obeyed_and_nonsense_is_not(
+def test_cancel_obeys_the_servers_hints_and_no_nonsense(
     headers: dict[str, str], pause: float
 ) -> None:
     call = play(said(429, **headers), ok())
@@ -328,14 +328,14 @@ def test_the_servers_hints_are_obeyed_and_nonsense_is_not(
     assert call.pauses == [pause]
 
 
-def test_a_hint_of_no_wait_is_no_pause() -> None:
+def test_cancel_a_hint_of_no_wait_is_no_pause() -> None:
     call = play(said(503, retry_after="0"), ok())
     call.run()
     assert call.steps == ["v2 cancel", "v2 cancel"]
 
 
 @pytest.mark.parametrize("seconds", [60, 3600])
-def test_a_wait_that_does_not_fit_is_not_begun(seconds: int) -> None:
+def test_cancel_a_wait_that_does_not_fit_is_not_begun(seconds: int) -> None:
     call = play(
         said(429, {"detail": "Slow down."}, retry_after=str(seconds), x_ratelimit_limit="60"),
         timeout=60,
@@ -345,21 +345,21 @@ def test_a_wait_that_does_not_fit_is_not_begun(seconds: int) -> None:
     assert error.reset_at == AFTER + timedelta(seconds=seconds)
 
 
-def test_a_wait_that_just_fits_is_begun() -> None:
+def test_cancel_a_wait_that_just_fits_is_begun() -> None:
     call = play(said(429, retry_after="59"), ok(), timeout=60)
     call.run()
     assert call.pauses == [59]
     assert call.sends[1].timeout == 0.5
 
 
-def test_a_backoff_that_does_not_fit_ends_the_call_too() -> None:
+def test_cancel_a_backoff_that_does_not_fit_ends_the_call_too() -> None:
     call = play(Took(29.8, RESET), Took(29.9, BUSY), timeout=60, random=lambda: 1.0)
     error = call.fails(ServerError)
     assert call.pauses == [0.5]
     assert error.attempts == 2
 
 
-def test_a_pause_that_overran_the_deadline_ends_the_call() -> None:
+def test_cancel_a_pause_that_overran_the_deadline_ends_the_call() -> None:
     call = play(BUSY, timeout=60)
     steps = cancellation.cancel(call.context(), JOB)
     next(steps)
@@ -370,7 +370,7 @@ def test_a_pause_that_overran_the_deadline_ends_the_call() -> None:
     assert caught.value.attempts == 1
 
 
-def test_attempts_are_counted_per_version() -> None:
+def test_cancel_attempts_are_counted_per_version() -> None:
     call = play(BUSY, BUSY, GONE, BUSY, BUSY, ok(), now=BEFORE, max_attempts=3)
     result = call.run()
     assert result.attempts == 6
@@ -382,7 +382,7 @@ def test_attempts_are_counted_per_version() -> None:
 
 @pytest.mark.parametrize("status", [404, 405, 410, 501])
 @pytest.mark.parametrize("settings", [{}, {"api_version": "v1"}, {"after_sunset": "raise"}])
-def test_v1_without_its_endpoint_leads_to_v2(status: int, settings: dict[str, Any]) -> None:
+def test_cancel_v1_without_its_endpoint_leads_to_v2(status: int, settings: dict[str, Any]) -> None:
     call = play(said(status), ok(), now=BEFORE, **settings)
     result = call.run()
     assert call.steps == ["tell uses_v1", "v1 cancel", "tell v1_gone", "v2 cancel"]
@@ -396,7 +396,7 @@ def test_v1_without_its_endpoint_leads_to_v2(status: int, settings: dict[str, An
     [(410, ApiVersionRetiredError), (404, EndpointNotFoundError), (501, EndpointNotFoundError)],
 )
 @pytest.mark.parametrize("after_sunset", ["raise", "try"])
-def test_v1_only_stays_where_it_may_not_migrate(
+def test_cancel_v1_only_stays_where_it_may_not_migrate(
     status: int, kind: type[CancelError], after_sunset: str
 ) -> None:
     call = play(said(status), now=BEFORE, api_version="v1", after_sunset=after_sunset)
@@ -407,7 +407,7 @@ def test_v1_only_stays_where_it_may_not_migrate(
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
-def test_v2_without_its_endpoint_leads_to_v1_before_the_sunset(status: int) -> None:
+def test_cancel_v2_without_its_endpoint_leads_to_v1_before_the_sunset(status: int) -> None:
     call = play(said(status), ok(), now=BEFORE, v2_rollout=100)
     result = call.run()
     assert call.steps == ["v2 cancel", "tell v2_missing", "v1 cancel"]
@@ -425,20 +425,22 @@ def test_v2_without_its_endpoint_leads_to_v1_before_the_sunset(status: int) -> N
         {"now": AFTER, "api_version": "v1"},
     ],
 )
-def test_v2_without_its_endpoint_leads_nowhere_else(status: int, options: dict[str, Any]) -> None:
+def test_cancel_v2_without_its_endpoint_leads_nowhere_else(
+    status: int, options: dict[str, Any]
+) -> None:
     call = play(said(status), **options)
     error = call.fails(EndpointNotFoundError)
     assert (error.api_version, error.status_code) == (V2, status)
     assert call.asked == "v2 cancel"
 
 
-def test_a_410_from_v2_leads_nowhere() -> None:
+def test_cancel_a_410_from_v2_leads_nowhere() -> None:
     call = play(GONE, now=BEFORE, v2_rollout=100)
     assert call.fails(ApiVersionRetiredError).api_version == V2
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
-def test_never_twice(status: int) -> None:
+def test_cancel_never_switches_twice(status: int) -> None:
     call = play(GONE, said(status), now=BEFORE)
     assert call.fails(EndpointNotFoundError).api_version == V2
     assert call.asked == "v1 cancel, v2 cancel"
@@ -452,7 +454,7 @@ def test_never_twice(status: int) -> None:
     [RESET, HUNG, REFUSED, *(said(status) for status in (500, 502, 503, 504, 429, 408, 599))],
 )
 @pytest.mark.parametrize("options", [{"now": BEFORE}, {"now": BEFORE, "v2_rollout": 100}])
-def test_never_on_an_answer_that_is_not_definite(
+def test_cancel_never_switches_on_an_answer_that_is_not_definite(
     answer: AttemptOutcome, options: dict[str, Any]
 ) -> None:
     call = play(answer, max_attempts=1, **options)
@@ -461,7 +463,7 @@ def test_never_on_an_answer_that_is_not_definite(
     assert len(call.sends) == 1
 
 
-def test_a_hint_to_retry_does_not_keep_a_call_on_a_missing_endpoint() -> None:
+def test_cancel_leaves_a_missing_endpoint_despite_a_hint_to_retry() -> None:
     for status in (404, 405, 410, 501):
         call = play(said(status, x_should_retry="true", retry_after="5"), ok(), now=BEFORE)
         call.run()
@@ -469,7 +471,7 @@ def test_a_hint_to_retry_does_not_keep_a_call_on_a_missing_endpoint() -> None:
         assert call.pauses == []
 
 
-def test_no_time_left_for_the_other_version() -> None:
+def test_cancel_has_no_time_left_for_the_other_version() -> None:
     call = play(Took(60, GONE), now=BEFORE, timeout=60)
     error = call.fails(CancelTimeoutError)
     assert error.outcome_unknown is False
@@ -479,7 +481,7 @@ def test_no_time_left_for_the_other_version() -> None:
 # --- the memory of a 410
 
 
-def test_a_410_is_remembered_for_15_minutes_and_not_longer() -> None:
+def test_cancel_a_410_is_remembered_for_15_minutes_and_not_longer() -> None:
     gone: dict[str, float] = {}
     first = play(GONE, ok(), now=BEFORE, gone=gone)
     first.run()
@@ -497,25 +499,25 @@ def test_a_410_is_remembered_for_15_minutes_and_not_longer() -> None:
     assert later(-1).asked == "v1 cancel"
 
 
-def test_a_410_is_remembered_per_base_url() -> None:
+def test_cancel_a_410_is_remembered_per_base_url() -> None:
     gone = {"https://other.example": 1000.0}
     assert str(play(ok(), now=BEFORE, gone=gone).run().route) == "v1 (DEFAULT)"
 
 
-def test_a_remembered_410_does_not_ask_the_flag() -> None:
+def test_cancel_asks_no_flag_after_a_remembered_410() -> None:
     call = play(ok(), now=BEFORE, gone={BASE: 1000.0}, v2_flag="flags:v2", says=False)
     assert str(call.run().route) == "v2 (V1_GONE)"
     assert "ask" not in call.steps
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
-def test_a_missing_endpoint_is_not_remembered(status: int) -> None:
+def test_cancel_a_missing_endpoint_is_not_remembered(status: int) -> None:
     gone: dict[str, float] = {}
     play(said(status), ok(), now=BEFORE, gone=gone).run()
     assert gone == {}
 
 
-def test_a_410_is_remembered_wherever_it_is_heard() -> None:
+def test_cancel_a_410_is_remembered_wherever_it_is_heard() -> None:
     gone: dict[str, float] = {}
     play(NO_SUCH_ENDPOINT, GONE, now=BEFORE, v2_rollout=100, gone=gone).fails(
         ApiVersionRetiredError
@@ -534,7 +536,7 @@ def test_a_410_is_remembered_wherever_it_is_heard() -> None:
 
 @pytest.mark.parametrize("unsure", [RESET, HUNG, said(500), said(502), BUSY, said(504)])
 @pytest.mark.parametrize("state", ["CANCELLING", "CANCELLED"])
-def test_already_cancelled_after_a_lost_answer_is_success(
+def test_cancel_already_cancelled_after_a_lost_answer_is_success(
     unsure: AttemptOutcome, state: str
 ) -> None:
     for now, version in ((AFTER, "v2"), (BEFORE, "v1")):
@@ -546,7 +548,7 @@ def test_already_cancelled_after_a_lost_answer_is_success(
         assert [event.outcome for event in call.events] == ["cancelled"]
 
 
-def test_already_cancelled_after_an_attempt_that_was_never_sent_is_an_error() -> None:
+def test_cancel_already_cancelled_after_an_attempt_that_was_never_sent_is_an_error() -> None:
     call = play(REFUSED, ALREADY)
     error = call.fails(AlreadyCancelledError)
     assert error.outcome_unknown is False
@@ -554,12 +556,12 @@ def test_already_cancelled_after_an_attempt_that_was_never_sent_is_an_error() ->
 
 
 @pytest.mark.parametrize("answer", [said(429), said(408)])
-def test_nor_is_it_after_an_answer_that_was_refused(answer: Response) -> None:
+def test_cancel_already_cancelled_after_a_refusal_is_an_error(answer: Response) -> None:
     error = play(answer, ALREADY).fails(AlreadyCancelledError)
     assert error.outcome_unknown is False
 
 
-def test_what_may_have_been_applied_is_remembered_across_a_switch() -> None:
+def test_cancel_what_may_have_been_applied_is_remembered_across_a_switch() -> None:
     call = play(RESET, GONE, ALREADY, ok("CANCELLED"), now=BEFORE)
     result = call.run()
     assert call.asked == "v1 cancel, v1 cancel, v2 cancel, v2 status"
@@ -568,7 +570,7 @@ def test_what_may_have_been_applied_is_remembered_across_a_switch() -> None:
 
 
 @pytest.mark.parametrize("code", ["already_cancelled", "Bad Request"])
-def test_an_unclear_400_after_a_lost_answer_is_settled_by_the_status(code: str) -> None:
+def test_cancel_an_unclear_400_after_a_lost_answer_is_settled_by_the_status(code: str) -> None:
     call = play(RESET, said(400, {"detail": code}), ok("CANCELLED"))
     assert call.run().current_status == "CANCELLED"
 
@@ -589,7 +591,7 @@ def test_an_unclear_400_after_a_lost_answer_is_settled_by_the_status(code: str) 
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"already_cancelled": "return"}])
-def test_a_status_that_does_not_confirm_leaves_the_outcome_unknown(
+def test_cancel_status_that_does_not_confirm_leaves_the_outcome_unknown(
     status_answers: list[AttemptOutcome], options: dict[str, Any]
 ) -> None:
     call = play(RESET, ALREADY, *status_answers, **options)
@@ -598,7 +600,7 @@ def test_a_status_that_does_not_confirm_leaves_the_outcome_unknown(
     assert (error.code, error.status_code, error.attempts) == ("already_cancelled", 400, 2)
 
 
-def test_the_status_is_read_on_the_other_version_if_that_one_is_gone() -> None:
+def test_cancel_status_is_read_on_the_other_version_if_that_one_is_gone() -> None:
     call = play(RESET, ALREADY, said(404), ok("CANCELLED"), now=BEFORE)
     assert call.run().current_status == "CANCELLED"
     assert call.asked == "v1 cancel, v1 cancel, v1 status, v2 status"
@@ -607,21 +609,21 @@ def test_the_status_is_read_on_the_other_version_if_that_one_is_gone() -> None:
     assert call.asked == "v2 cancel, v2 cancel, v2 status, v1 status"
 
 
-def test_the_status_is_not_read_on_a_version_that_is_not_admitted() -> None:
+def test_cancel_status_is_not_read_on_a_version_that_is_not_admitted() -> None:
     call = play(RESET, ALREADY, said(404), now=BEFORE, api_version="v2")
     assert call.fails(AlreadyCancelledError).outcome_unknown is True
     call = play(RESET, ALREADY, said(404))  # after the sunset
     assert call.fails(AlreadyCancelledError).outcome_unknown is True
 
 
-def test_status_reads_are_retried_within_the_deadline_and_are_no_attempts() -> None:
+def test_cancel_status_reads_are_retried_within_the_deadline_and_are_no_attempts() -> None:
     call = play(Took(20, HUNG), ALREADY, Took(10, BUSY), Took(5, BUSY), ok("CANCELLED"), timeout=60)
     assert call.run().attempts == 2
     assert [round(send.timeout, 3) for send in call.sends] == [30, 19.875, 19.875, 14.75, 24.0]
     assert call.asked == "v2 cancel, v2 cancel, v2 status, v2 status, v2 status"
 
 
-def test_no_time_left_to_read_the_status() -> None:
+def test_cancel_status_has_no_time_left_to_be_read() -> None:
     call = play(Took(20, RESET), Took(39.9, ALREADY), timeout=60)
     assert call.fails(AlreadyCancelledError).outcome_unknown is True
 
@@ -629,7 +631,7 @@ def test_no_time_left_to_read_the_status() -> None:
 # --- what stands for an outcome
 
 
-def test_already_cancelled_is_an_error_at_once() -> None:
+def test_cancel_already_cancelled_is_an_error_at_once() -> None:
     call = play(ALREADY)
     error = call.fails(AlreadyCancelledError)
     assert (error.code, error.status_code, error.attempts) == ("already_cancelled", 400, 1)
@@ -638,7 +640,7 @@ def test_already_cancelled_is_an_error_at_once() -> None:
 
 
 @pytest.mark.parametrize("state", ["CANCELLING", "CANCELLED"])
-def test_already_cancelled_may_be_a_result(state: str) -> None:
+def test_cancel_already_cancelled_may_be_a_result(state: str) -> None:
     call = play(ALREADY, ok(state), already_cancelled="return")
     result = call.run()
     assert (result.current_status, result.attempts) == (state, 1)
@@ -647,7 +649,7 @@ def test_already_cancelled_may_be_a_result(state: str) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"already_cancelled": "return"}])
 @pytest.mark.parametrize("before", [[], [RESET], [BUSY]])
-def test_not_cancellable_needs_no_status(
+def test_cancel_not_cancellable_needs_no_status(
     before: list[AttemptOutcome], options: dict[str, Any]
 ) -> None:
     call = play(*before, NOT_CANCELLABLE, **options)
@@ -672,7 +674,7 @@ def test_not_cancellable_needs_no_status(
         (said(200, b"no json"), UnexpectedResponseError, None),
     ],
 )
-def test_a_400_that_says_nothing_is_settled_by_the_status(
+def test_cancel_a_400_that_says_nothing_is_settled_by_the_status(
     status: Response, kind: type[CancelError], code: str | None
 ) -> None:
     call = play(UNCLEAR, status)
@@ -683,7 +685,7 @@ def test_a_400_that_says_nothing_is_settled_by_the_status(
     assert kind is JobNotFoundError or error.code == code
 
 
-def test_an_error_says_so_where_an_earlier_attempt_may_have_been_applied() -> None:
+def test_cancel_error_says_where_an_earlier_attempt_may_have_been_applied() -> None:
     for last in (said(401), said(402), said(403), said(422), said(302), said(418), REFUSED):
         error = play(RESET, last, max_attempts=2)
         with pytest.raises(CancelError) as caught:
@@ -710,7 +712,7 @@ def test_an_error_says_so_where_an_earlier_attempt_may_have_been_applied() -> No
         (said(408), UnexpectedResponseError, False),
     ],
 )
-def test_what_ends_a_call_that_was_retried(
+def test_cancel_error_that_ends_a_retried_call(
     answer: AttemptOutcome, kind: type[CancelError], unknown: bool
 ) -> None:
     error = play(answer, max_attempts=1).fails(kind)
@@ -719,7 +721,7 @@ def test_what_ends_a_call_that_was_retried(
     assert error.status_code == (answer.status if isinstance(answer, Response) else None)
 
 
-def test_a_lost_answer_is_described() -> None:
+def test_cancel_error_describes_a_lost_answer() -> None:
     error = play(RESET, HUNG, RESET).fails(TransportError)
     assert "API v2 gave no answer: ReadError: connection reset" in str(error)
     assert "(attempts: 3, requests sent: 3)" in str(error)
@@ -748,7 +750,7 @@ def test_a_lost_answer_is_described() -> None:
     ],
     ids=lambda value: str(getattr(value, "status", "")),
 )
-def test_every_status_has_its_class(answer: Response, kind: type[CancelError]) -> None:
+def test_cancel_error_every_status_has_its_class(answer: Response, kind: type[CancelError]) -> None:
     error = play(answer, max_attempts=1).fails(kind)
     words = json.loads(answer.body)["detail"]
     assert f"API v2 answered {answer.status}" in str(error)
@@ -758,21 +760,21 @@ def test_every_status_has_its_class(answer: Response, kind: type[CancelError]) -
     assert error.code is None
 
 
-def test_the_servers_own_code_is_kept() -> None:
+def test_cancel_error_keeps_the_servers_own_code() -> None:
     body = {"detail": "Credits are used up.", "code": "out_of_credits"}
     error = play(said(402, body)).fails(InsufficientCreditsError)
     assert error.code == "out_of_credits"
     assert "402 out_of_credits: Credits are used up." in str(error)
 
 
-def test_a_422_holds_the_servers_list() -> None:
+def test_cancel_error_a_422_holds_the_servers_list() -> None:
     errors = [{"loc": ["path", "process_id"], "msg": "too large", "type": "x", "input": "42"}]
     error = play(said(422, {"detail": errors})).fails(RequestValidationError)
     assert error.errors == errors
     assert "path.process_id: too large" in str(error)
 
 
-def test_a_429_holds_the_limits() -> None:
+def test_cancel_error_a_429_holds_the_limits() -> None:
     reset = AFTER + timedelta(seconds=90)
     answer = said(
         429,
@@ -788,7 +790,7 @@ def test_a_429_holds_the_limits() -> None:
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 307, 308])
-def test_a_redirect_is_told_and_not_followed(status: int) -> None:
+def test_cancel_error_tells_of_a_redirect_that_is_not_followed(status: int) -> None:
     call = play(said(status, location="https://evil.example/\x1b[31m"))
     error = call.fails(UnexpectedResponseError)
     assert "a redirect to https://evil.example/ [31m is not followed" in str(error)
@@ -806,7 +808,7 @@ def test_a_redirect_is_told_and_not_followed(status: int) -> None:
     ],
 )
 @pytest.mark.parametrize("status", [200, 204])
-def test_an_unusable_body_is_named_and_leaves_the_outcome_unknown(
+def test_cancel_error_names_an_unusable_body_and_leaves_the_outcome_unknown(
     body: bytes, why: str, status: int
 ) -> None:
     call = play(said(status, body))
@@ -817,7 +819,7 @@ def test_an_unusable_body_is_named_and_leaves_the_outcome_unknown(
 
 
 @pytest.mark.parametrize("body", [b"", b'{"process_id": 42, "file', b'{"process_id"'])
-def test_an_answer_cut_short_where_the_connection_ends_is_a_lost_one(body: bytes) -> None:
+def test_cancel_takes_an_answer_cut_short_for_a_lost_one(body: bytes) -> None:
     cut = Response(200, [(b"connection", b"close")], body)
     assert play(cut, ok()).run().attempts == 2
     assert play(cut, ALREADY, ok("CANCELLED")).run().attempts == 2
@@ -825,7 +827,7 @@ def test_an_answer_cut_short_where_the_connection_ends_is_a_lost_one(body: bytes
 
 
 @pytest.mark.parametrize("body", [json.dumps(FIELDS).encode(), json.dumps(FIELDS).encode() + b"\n"])
-def test_an_answer_that_ends_with_its_connection_may_be_whole(body: bytes) -> None:
+def test_cancel_takes_an_answer_that_ends_with_its_connection_for_whole(body: bytes) -> None:
     assert play(Response(200, [(b"connection", b"close")], body)).run().attempts == 1
     html = Response(200, [(b"connection", b"close")], b"<p>OK")
     assert "is not JSON" in str(play(html).fails(UnexpectedResponseError))
@@ -834,21 +836,21 @@ def test_an_answer_that_ends_with_its_connection_may_be_whole(body: bytes) -> No
 @pytest.mark.parametrize(
     "problem", ["is larger than 1 MiB", "has a content-encoding that was not asked for"]
 )
-def test_a_body_that_was_not_taken_is_not_one_that_was_cut_short(problem: str) -> None:
+def test_cancel_takes_a_body_that_was_not_read_for_no_lost_answer(problem: str) -> None:
     unread = Response(200, [(b"connection", b"close")], problem=problem)
     error = play(unread).fails(UnexpectedResponseError)
     assert f"the body {problem}" in str(error)
     assert error.outcome_unknown is True
 
 
-def test_only_the_beginning_of_a_body_is_kept() -> None:
+def test_cancel_error_keeps_only_the_beginning_of_a_body() -> None:
     error = play(said(401, b"x" * 100_000)).fails(AuthenticationError)
     assert error.body == "x" * 8192
     assert len(str(error)) < 500
 
 
 @pytest.mark.parametrize("status", [400, 401, 422, 500])
-def test_messages_are_short_whatever_the_server_says(status: int) -> None:
+def test_cancel_error_messages_are_short_whatever_the_server_says(status: int) -> None:
     for body in ({"code": "a" * 100_000}, {"detail": "a b" * 50_000}, b"\x1b" * 100_000):
         call = play(said(status, body), *[said(400)] * (status == 400), max_attempts=1)
         with pytest.raises(CancelError) as caught:
@@ -860,14 +862,14 @@ def test_messages_are_short_whatever_the_server_says(status: int) -> None:
 # --- waiting for the end
 
 
-def test_without_a_wait_the_job_is_not_looked_at() -> None:
+def test_cancel_without_a_wait_does_not_look_at_the_job() -> None:
     call = play(ok("CANCELLING"))
     assert call.run().current_status == "CANCELLING"
     assert call.asked == "v2 cancel"
 
 
 @pytest.mark.parametrize(("now", "version"), [(AFTER, "v2"), (BEFORE, "v1")])
-def test_a_wait_looks_until_the_job_has_ended(now: datetime, version: str) -> None:
+def test_cancel_wait_looks_until_the_job_has_ended(now: datetime, version: str) -> None:
     call = play(ok(), ok(), BUSY, ok(message="nearly"), ok("CANCELLED", eta=0), now=now)
     result = call.run(wait=60)
     assert (result.current_status, result.extra, result.attempts) == ("CANCELLED", {"eta": 0}, 1)
@@ -877,13 +879,13 @@ def test_a_wait_looks_until_the_job_has_ended(now: datetime, version: str) -> No
 
 
 @pytest.mark.parametrize("state", ["CANCELLED", "cancelled "])
-def test_a_job_that_has_ended_is_not_waited_for(state: str) -> None:
+def test_cancel_wait_a_job_that_has_ended_is_not_waited_for(state: str) -> None:
     call = play(ok(state))
     assert call.run(wait=60).current_status == state
     assert call.seen == []
 
 
-def test_looks_become_rarer_up_to_10_s_and_the_last_is_at_the_end() -> None:
+def test_cancel_wait_looks_ever_more_rarely_up_to_10_s_and_at_the_end() -> None:
     call = play(ok("PROCESSING"), *[ok("PROCESSING")] * 12)
     assert call.run(wait=60).current_status == "PROCESSING"
     growing = [0.5 * 1.5**step for step in range(8)]
@@ -894,12 +896,12 @@ def test_looks_become_rarer_up_to_10_s_and_the_last_is_at_the_end() -> None:
     assert call.time.elapsed == pytest.approx(60)
 
 
-def test_no_wait_at_all_looks_at_nothing() -> None:
+def test_cancel_wait_of_nothing_looks_at_nothing() -> None:
     assert play(ok()).run(wait=0).current_status == "CANCELLING"
 
 
 @pytest.mark.parametrize("state", ["COMPLETED", "ERROR"])
-def test_a_job_that_completed_all_the_same_is_told_truthfully(state: str) -> None:
+def test_cancel_wait_tells_of_a_job_that_completed_all_the_same(state: str) -> None:
     call = play(ok(), ok(), ok(state))
     with pytest.raises(NotCancellableError, match=f"job 42: .* is {state}: it ended before") as e:
         call.run(wait=60)
@@ -910,20 +912,20 @@ def test_a_job_that_completed_all_the_same_is_told_truthfully(state: str) -> Non
     assert [event.outcome for event in call.events] == ["NotCancellableError"]
 
 
-def test_looks_that_fail_are_no_end() -> None:
+def test_cancel_wait_looks_that_fail_are_no_end() -> None:
     lost = [RESET, HUNG, REFUSED]
     call = play(ok(), said(401), said(200, b"?"), UNCLEAR, *lost, said(302), ok("CANCELLED"))
     assert call.run(wait=60).current_status == "CANCELLED"
     assert len(call.seen) == 1
 
 
-def test_the_last_look_may_hang_for_a_short_while_only() -> None:
+def test_cancel_wait_gives_the_last_look_a_short_while_only() -> None:
     call = play(Took(59, ok()), ok("CANCELLED"), timeout=60)
     call.run(wait=5)
     assert call.sends[1].timeout == (5 - 0.5 + cancellation.LAST_LOOK) / 2
 
 
-def test_a_job_is_followed_to_the_version_that_answers() -> None:
+def test_cancel_wait_follows_a_job_to_the_version_that_answers() -> None:
     call = play(ok(), said(410), ok(), said(410), ok("CANCELLED"), now=BEFORE)
     assert call.run(wait=60).current_status == "CANCELLED"
     assert call.asked == "v1 cancel, v1 status, v2 status, v1 status, v2 status"
@@ -932,7 +934,7 @@ def test_a_job_is_followed_to_the_version_that_answers() -> None:
 # --- events
 
 
-def test_one_event_per_call() -> None:
+def test_cancel_event_one_event_per_call() -> None:
     call = play(Took(2, BUSY), ok())
     call.run()
     (event,) = call.events
@@ -944,7 +946,7 @@ def test_one_event_per_call() -> None:
         event.attempts = 3  # type: ignore[misc]
 
 
-def test_the_event_of_a_call_that_switched_and_failed() -> None:
+def test_cancel_event_of_a_call_that_switched_and_failed() -> None:
     call = play(RESET, GONE, said(403), now=BEFORE)
     call.fails(PermissionDeniedError)
     (event,) = call.events
@@ -953,14 +955,14 @@ def test_the_event_of_a_call_that_switched_and_failed() -> None:
     assert str(event.route) == "v2 (V1_GONE)"
 
 
-def test_the_event_of_a_call_that_was_never_routed() -> None:
+def test_cancel_event_of_a_call_that_was_never_routed() -> None:
     call = play(api_version="v1", after_sunset="raise")
     call.fails(ApiVersionRetiredError)
     (event,) = call.events
     assert (event.route, event.attempts, event.outcome) == (None, 0, "ApiVersionRetiredError")
 
 
-def test_without_a_listener_nothing_is_emitted() -> None:
+def test_cancel_event_is_not_made_without_a_listener() -> None:
     call = play(ok())
     call.settings = dataclasses.replace(call.settings, on_event=None)
     call.run()
@@ -980,26 +982,26 @@ def interrupted(answers: list[AttemptOutcome], **options: Any) -> CancelEvent:
     return event
 
 
-def test_a_call_that_is_closed_emits_its_event() -> None:
+def test_cancel_event_of_a_call_that_is_closed() -> None:
     event = interrupted([REFUSED])  # closed while it pauses
     assert (event.attempts, event.outcome_unknown) == (1, False)
     event = interrupted([], v2_flag="flags:v2", now=BEFORE)  # while it asks
     assert (event.attempts, event.outcome_unknown, event.route) == (0, False, None)
 
 
-def test_an_interrupted_call_says_that_its_request_may_have_been_applied() -> None:
+def test_cancel_event_of_an_interrupted_call_says_that_it_may_have_been_applied() -> None:
     assert interrupted([]).outcome_unknown is True  # closed while it sends
     assert interrupted([RESET]).outcome_unknown is True
     assert interrupted([ALREADY], already_cancelled="return").outcome_unknown is False
 
 
-def test_a_call_that_never_began_emits_nothing() -> None:
+def test_cancel_event_is_not_made_for_a_call_that_never_began() -> None:
     call = play()
     cancellation.cancel(call.context(), JOB).close()
     assert call.events == []
 
 
-def test_a_warning_that_is_an_error_comes_before_anything_is_sent() -> None:
+def test_cancel_notice_that_is_an_error_comes_before_anything_is_sent() -> None:
     call = play(now=BEFORE)
 
     def refuse(notice: Notice) -> None:
@@ -1035,7 +1037,7 @@ def test_a_warning_that_is_an_error_comes_before_anything_is_sent() -> None:
         ),
     ],
 )
-def test_what_is_told_and_when(
+def test_cancel_notices_what_is_told_and_when(
     script: list[AttemptOutcome], options: dict[str, Any], steps: list[str]
 ) -> None:
     call = play(*script, **options)
@@ -1047,7 +1049,7 @@ def test_what_is_told_and_when(
         assert notice.status is None
 
 
-def test_what_the_server_announces_is_told_after_its_answer() -> None:
+def test_cancel_notices_what_the_server_announces_after_its_answer() -> None:
     answer = said(
         200,
         FIELDS,
@@ -1064,7 +1066,7 @@ def test_what_the_server_announces_is_told_after_its_answer() -> None:
     assert notice.status == 200
 
 
-def test_what_is_announced_with_a_410_is_told_too() -> None:
+def test_cancel_notices_what_is_announced_with_a_410() -> None:
     call = play(said(410, sunset="Wed, 01 Jul 2026 00:00:00 GMT"), ok(), now=BEFORE)
     call.run()
     assert call.steps == [
@@ -1072,7 +1074,7 @@ def test_what_is_announced_with_a_410_is_told_too() -> None:
     ]
 
 
-def test_nothing_is_told_of_what_v2_announces() -> None:
+def test_cancel_notices_nothing_of_what_v2_announces() -> None:
     call = play(said(200, FIELDS, sunset="Wed, 01 Jul 2026 00:00:00 GMT", deprecation="@1"))
     call.run()
     assert call.steps == ["v2 cancel"]
@@ -1119,7 +1121,9 @@ ECHOES: dict[str, list[AttemptOutcome]] = {
 
 @pytest.mark.parametrize("name", ECHOES)
 @pytest.mark.parametrize("options", [{}, {"now": BEFORE, "api_version": "v1"}])
-def test_a_key_that_the_server_echoes_is_shown_nowhere(name: str, options: dict[str, Any]) -> None:
+def test_cancel_shows_a_key_that_the_server_echoes_nowhere(
+    name: str, options: dict[str, Any]
+) -> None:
     call = play(*ECHOES[name], key=SECRET, after_sunset="raise" if options else "try", **options)
     error = failure(call)
     assert SECRET not in everything_shown(error)
@@ -1128,7 +1132,7 @@ def test_a_key_that_the_server_echoes_is_shown_nowhere(name: str, options: dict[
 
 
 @pytest.mark.parametrize("key", ['rb"test\\key/1', "rb+test&<key>'=", "rb_test_%s{0}"])
-def test_a_key_of_odd_characters_is_found_too(key: str) -> None:
+def test_cancel_shows_no_key_of_odd_characters_either(key: str) -> None:
     for answer in (
         said(401, {"detail": f"Key {key} is unknown", "code": key}),
         said(401, f"Key {key} is unknown".encode()),
@@ -1143,7 +1147,7 @@ def test_a_key_of_odd_characters_is_found_too(key: str) -> None:
 
 
 @pytest.mark.parametrize("end", [290, 300, 310, 1000, 8180, 8192, 8200])
-def test_a_key_is_not_shown_in_part_where_a_text_is_cut(end: int) -> None:
+def test_cancel_shows_no_part_of_a_key_where_a_text_is_cut(end: int) -> None:
     for start in range(end - len(SECRET), end):
         for body in ("x" * start + SECRET, "x " * (start // 2) + SECRET):
             for answer in (said(401, {"detail": body}), said(401, body.encode())):
@@ -1151,7 +1155,7 @@ def test_a_key_is_not_shown_in_part_where_a_text_is_cut(end: int) -> None:
                 assert SECRET[:12] not in everything_shown(error)
 
 
-def test_a_result_does_not_hold_the_key_either() -> None:
+def test_cancel_result_does_not_hold_the_key_either() -> None:
     body = {**FIELDS, "message": f"by {SECRET}", "by": [SECRET], SECRET: 1}
     result = play(said(200, body), key=SECRET).run()
     assert SECRET not in repr(result)
@@ -1163,7 +1167,7 @@ def test_a_result_does_not_hold_the_key_either() -> None:
     "quote", ["\\u0022", "\\u005C", "\\u003c", "\\/", '\\"', "\\u00e9", "\\\\u0041"]
 )
 @pytest.mark.parametrize("key", [SECRET, SECRET.replace("_", "\\u005f"), "\\u0072" + SECRET[1:]])
-def test_what_stands_beside_the_key_keeps_its_meaning(quote: str, key: str) -> None:
+def test_cancel_reads_what_stands_beside_a_key_as_it_is(quote: str, key: str) -> None:
     text = f'{{"code":"already_cancelled","detail":"{quote}{key}{quote}"}}'
     error = play(said(400, text.encode()), key=SECRET).fails(AlreadyCancelledError)
     assert error.code == "already_cancelled"
@@ -1177,7 +1181,7 @@ def test_what_stands_beside_the_key_keeps_its_meaning(quote: str, key: str) -> N
     | st.sampled_from(["42", "loc", "true", '":', "[", "],", "null", "\\"]),
     st.dictionaries(st.text(max_size=4) | st.just("loc"), json_values, max_size=3),
 )
-def test_no_key_breaks_the_reading_of_an_error(key: str, item: dict[str, Any]) -> None:
+def test_cancel_reads_an_error_whatever_the_key_is(key: str, item: dict[str, Any]) -> None:
     item = {**item, "msg": f"{key} is wrong", "input": 42}
     error = play(said(422, {"detail": [item]}), key=key)
     assert isinstance(failure(error), RequestValidationError)
@@ -1213,7 +1217,7 @@ any_settings = st.fixed_dictionaries(
 @given(
     st.lists(st.builds(Took, st.floats(0, 30), any_answers), min_size=12, max_size=12), any_settings
 )
-def test_only_a_true_result_or_a_cancel_error_ever_comes_out(
+def test_cancel_gives_a_true_result_or_a_cancel_error_whatever_comes(
     script: list[Took], options: dict[str, Any]
 ) -> None:
     given_ = [took.answer for took in script]
@@ -1266,7 +1270,7 @@ def check_protocol(call: Play, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("depth", [50, 400, 800, 970, 5_000])
-def test_errors_and_results_survive_absurd_depth(depth: int) -> None:
+def test_cancel_survives_absurd_depth(depth: int) -> None:
     deep = b"[" * depth + b"]" * depth
     for answer in (
         said(422, b'{"detail":[{"loc":["x"],"msg":"no","ctx":' + deep + b"}]}"),
