@@ -487,9 +487,10 @@ def test_announcement_of_nonsense_is_none(headers: tuple[str, str]) -> None:
     "text", ["<a>" + ";" * 250 + " " * 60_000, "<a" * 30_000, "<a>;" * 15_000, "<" + "a" * 60_000]
 )
 def test_announcement_reads_a_hostile_link_in_no_time(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert announced(("link", text)) is None
-    assert time.perf_counter() - started < 1
+    # It takes some milliseconds of the processor; with backtracking it would take minutes.
+    assert time.process_time() - started < 10
 
 
 def test_announcement_successor_is_one_printable_line() -> None:
