@@ -196,13 +196,13 @@ def run(delay: float, numbers: Sequence[int], rounds: int, seconds: float) -> Ta
 
 
 def middle(found: Table, name: str, number: int, what: str) -> float:
-    return statistics.median(getattr(one, what) for one in found[name, number])
+    return float(statistics.median(getattr(one, what) for one in found[name, number]))
 
 
 def ratio(found: Table, name: str, other: str, number: int) -> float:
     """Of their rates within each round, so that a busy moment is in both."""
     pairs = zip(found[name, number], found[other, number], strict=True)
-    return statistics.median(one.rate / two.rate for one, two in pairs)
+    return float(statistics.median(one.rate / two.rate for one, two in pairs))
 
 
 def show(found: Table, title: str) -> None:

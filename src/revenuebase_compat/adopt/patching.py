@@ -59,7 +59,8 @@ def install(
     for name in ("v2_flag", "on_event"):
         named = getattr(chosen, name)
         if isinstance(named, str):
-            chosen = replace(chosen, **{name: flags.resolve(name, named)})
+            found: Any = {name: flags.resolve(name, named)}
+            chosen = replace(chosen, **found)
     _put_in_force(Interceptor(chosen, strict=strict, rehearse=rehearse, report=report))
     for name in LIBRARIES:
         if name in sys.modules:

@@ -97,9 +97,10 @@ class Gateway:
         if isinstance(settings.v2_flag, str):
             flags.resolve("v2_flag", settings.v2_flag)
         self.context = call_context(self.settings, _tell, clock, monotonic)
-        self.scheme, self.host, self.port, self.prefix = rewrite.origin(self.settings.base_url)
+        scheme, host, port, self.prefix = rewrite.origin(self.settings.base_url)
+        self.origin = scheme, host, port
         self.netloc = urlsplit(self.settings.base_url).netloc
-        self.hosts = frozenset({"localhost", self.host, *(name.lower() for name in allow_hosts)})
+        self.hosts = frozenset({"localhost", host, *(name.lower() for name in allow_hosts)})
         self.pseudonym = b"revenuebase-compat-" + secrets.token_hex(4).encode()
         self.pool = Pool(self.settings)
         self.operators = Operators(self.pool, access_log=access_log)
@@ -205,12 +206,7 @@ class _Call:
         gateway, incoming = self._gateway, self._incoming
         incoming.target = gateway.prefix + incoming.target
         self.endpoint = endpoint = rewrite.recognise(
-            self._settings.base_url,
-            incoming.method,
-            gateway.scheme,
-            gateway.host,
-            gateway.port,
-            incoming.target,
+            self._settings.base_url, incoming.method, *gateway.origin, incoming.target
         )
         body = incoming.body() if incoming.has_body else None
         if endpoint is None:
@@ -238,7 +234,7 @@ class _Call:
         self, endpoint: Endpoint, process_id: int | None, body: Chunks | None
     ) -> Answer:
         """What comes of a request that has a successor."""
-        # Only a body that we have read could be sent again, and of those none needs to be.
+        # A streamed body can be sent once; one that names a job is dropped on the way to v2.
         steps = rewrite.move(self._gateway.context, endpoint, process_id, replayable=body is None)
         step: Callable[[], EvaluateFlag | rewrite.Forward] = partial(next, steps)
         moved: Request | None = None
@@ -324,18 +320,15 @@ class _Call:
 
     def _here(self, location: bytes) -> bytes:
         gateway = self._gateway
-        base = f"{gateway.scheme}://{gateway.netloc}"
-        url = rewrite.to_v1_location(base + self._incoming.target, location.decode("latin-1"))
+        base = f"{gateway.origin[0]}://{gateway.netloc}{self._incoming.target}"
+        url = rewrite.to_v1_location(base, location.decode("latin-1"))
         try:
             parts = urlsplit(url)
             ours = rewrite.origin(f"{parts.scheme}://{parts.netloc}")
         except (ValueError, KeyError):  # no URL, or none of http
             return url.encode("latin-1")
-        prefix = gateway.prefix
-        if ours[:3] == (gateway.scheme, gateway.host, gateway.port) and (
-            f"{parts.path}/".startswith(f"{prefix}/")
-        ):
-            path = parts.path[len(prefix) :]
+        if ours[:3] == gateway.origin and f"{parts.path}/".startswith(f"{gateway.prefix}/"):
+            path = parts.path[len(gateway.prefix) :]
             url = parts._replace(scheme="http", netloc=self._incoming.netloc, path=path).geturl()
         return url.encode("latin-1")
 

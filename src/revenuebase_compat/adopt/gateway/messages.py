@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import aclosing
 from email.utils import formatdate
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -129,6 +130,7 @@ def refusal(incoming: Incoming, hosts: frozenset[str], pseudonym: bytes) -> Answ
     return None
 
 
+@lru_cache(maxsize=64)
 def _is_known(host: str, hosts: frozenset[str]) -> bool:
     name = host.rpartition(":")[0] if host[-1:].isdigit() and ":" in host else host
     name = name.lower().rstrip(".")

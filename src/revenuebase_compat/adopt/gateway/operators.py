@@ -37,7 +37,7 @@ class Operators:
         pairs += [("unknown", "left"), ("other", "passed")]
         self._requests = {pair: requests.labels(*pair) for pair in pairs}
         self._answers = Counter(name("answers"), "Answers by status.", ["status"], registry=here)
-        words = "From a request's head to the end of its answer."
+        words = "Of requests that were passed on: from their head to the end of their answer."
         self._seconds = Histogram(name("request_seconds"), words, registry=here)
         self.in_flight = Gauge(name("in_flight"), "Requests under way.", registry=here)
         self._checked = float("-inf")
@@ -62,9 +62,9 @@ class Operators:
         """
         if fate is not None:
             self._requests[endpoint.name if endpoint else "other", fate].inc()
+            self._seconds.observe(seconds)
         if status:
             self._answers.labels(status).inc()
-        self._seconds.observe(seconds)
         if self._access_log:
             what = incoming.method, incoming.path, fate or "refused"
             _ACCESS.info("%s %s %s %d %.3f s", *what, status, seconds)
