@@ -9,13 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from revenuebase_compat import (
-    CancelError,
-    CancelEvent,
-    CancelResult,
-    ConfigurationError,
-    Settings,
-)
+from revenuebase_compat import CancelError, CancelEvent, CancelResult, ConfigurationError, Settings
 from revenuebase_compat.core import cancellation
 from revenuebase_compat.core.decoding import AttemptOutcome, NoResponse, Response
 from revenuebase_compat.core.models import Job
