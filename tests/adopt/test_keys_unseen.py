@@ -1,4 +1,4 @@
-"""No key, old or new, in any log, notice, event, report or metric, whatever is sent and answered."""
+"""No key, old or new, in any log, notice, event, report or metric, whatever was sent."""
 
 from __future__ import annotations
 

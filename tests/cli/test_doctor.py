@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ DEFAULTS = {
     "v2_flag": "none",
     "timeout": "60",
     "max_attempts": "3",
+    "on_event": "none",
 }
 
 
@@ -164,9 +166,8 @@ def test_a_flag_that_is_not_found_here_is_noted() -> None:
 
 def test_the_libraries_within_reach() -> None:
     found = report("patch")
-    import httpx
-
-    assert found["httpx"].value == httpx.__version__
+    assert found["urllib3"].value == metadata.version("urllib3")
+    assert {found[name].severity for name in ("urllib3", "httpcore", "aiohttp")} == {"ok"}
     assert found["REVENUEBASE_COMPAT_RUN"].value == "unset"
     assert found[".pth"].note.endswith("revenuebase-compat.pth")
 
@@ -228,6 +229,8 @@ def test_the_vendors_sdk(version: str, severity: str) -> None:
 
     assert (found["name"], found["value"]) == ("revenuebase-sdk", version)
     assert found["severity"] == severity
+    assert ("speaks v1" in found["note"]) == (version == "0.2.1")
+    assert "names back that it has dropped, of client.company_resolver" in found["note"]
 
 
 @pytest.mark.slow
@@ -239,3 +242,16 @@ def test_under_run_the_process_is_patched() -> None:
     assert found["REVENUEBASE_COMPAT_RUN"]["severity"] == "ok"
     assert found["REVENUEBASE_COMPAT_RUN"]["value"] == "1"
     assert found["revenuebase-sdk"]["severity"] == "note"
+
+
+def test_a_library_beyond_its_supported_versions_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        try:
+            return {"urllib3": "3.1", "httpcore": "1.0.9"}[name]
+        except KeyError:
+            raise metadata.PackageNotFoundError(name) from None
+
+    monkeypatch.setattr(metadata, "version", version)
+    found = report("patch")
+    assert (found["urllib3"].severity, found["httpcore"].severity) == ("note", "ok")
+    assert "run is tested with >=1.26,<3" in found["urllib3"].note

@@ -70,7 +70,7 @@ def by_the_client(client: Client) -> None:
     client.close()
     # Nothing is lost: what was started and is ended now, and what is refused, is an outcome.
     rest = list(jobs)
-    assert len(rest) == 29
+    assert len({one.process_id for one in rest} - {1}) == len(rest) < 30
     assert {type(one.error) for one in rest if not one.ok} <= {CancelError, ConfigurationError}
 
 

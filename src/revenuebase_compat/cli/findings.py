@@ -12,11 +12,13 @@ from difflib import get_close_matches
 from importlib import metadata
 from typing import Any, Literal
 
-from packaging.version import Version
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from revenuebase_compat.adopt import start
+from revenuebase_compat.adopt.libraries import LIBRARIES
 from revenuebase_compat.adopt.pth import pth_file
-from revenuebase_compat.adopt.sdk_names import DROPPED
+from revenuebase_compat.adopt.sdk_names import DROPPED, covered
 from revenuebase_compat.client import flags
 from revenuebase_compat.core.endpoints import ENDPOINTS
 from revenuebase_compat.core.errors import ApiVersionRetiredError, ConfigurationError
@@ -28,7 +30,6 @@ from revenuebase_compat.core.settings import DEFAULT_BASE_URL, VARIABLES, Settin
 from revenuebase_compat.core.versions import V1
 
 SDK = "revenuebase-sdk"
-LIBRARIES = ("requests", "urllib3", "httpx", "httpx2", "aiohttp")
 
 Severity = Literal["ok", "note", "problem"]
 
@@ -140,22 +141,45 @@ def _route(name: str, settings: Settings, now: datetime) -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    try:
-        version = metadata.version(SDK)
-    except metadata.PackageNotFoundError:
+    """The vendor's SDK, and what of it the bridge covers."""
+    version = _installed(SDK)
+    if version is None:
         return
-    if Version(version) >= DROPPED["v1"]:
-        yield Finding("ok", "package", SDK, version, "speaks v2 only")
-    elif start.is_active():
+    severity: Severity = "ok"
+    words = []
+    if version < DROPPED["v1"]:
+        severity = "note" if start.is_active() else "problem"
         left = ", ".join(one.call for one in ENDPOINTS if one.successor is None)
-        words = f"speaks v1: its requests are moved here, but for {left}, which v2 does not have"
-        yield Finding("note", "package", SDK, version, words)
-    else:
-        words = (
-            f"speaks v1: start what uses it under run; {DROPPED['v1']} has no client.v1, so "
-            "an upgrade without run means to change that code"
+        words.append(f"speaks v1: under run its requests are moved, but for {left}")
+    dropped = covered(version)
+    if dropped:
+        back = sum(successor is not None for successor in dropped.values())
+        clients = sorted({f"client.{name.partition('.')[0]}" for name in dropped if "." in name})
+        words.append(
+            f"run brings {back} names back that it has dropped, of {', '.join(clients)}; "
+            f"{len(dropped) - back} say what to call instead"
         )
-        yield Finding("problem", "package", SDK, version, words)
+    yield Finding(severity, "package", SDK, str(version), "; ".join(words))
+
+
+def _libraries() -> Iterator[Finding]:
+    """The HTTP libraries that are installed, by the table that ``run`` patches by."""
+    for distribution, supported, *_ in LIBRARIES.values():
+        version = _installed(distribution)
+        if version is None or distribution == SDK:
+            continue
+        if SpecifierSet(supported).contains(version, prereleases=True):
+            yield Finding("ok", "patch", distribution, str(version), "within reach of run")
+        else:
+            words = f"run is tested with {supported}: its requests may pass unmoved"
+            yield Finding("note", "patch", distribution, str(version), words)
+
+
+def _installed(distribution: str) -> Version | None:
+    try:
+        return Version(metadata.version(distribution)) if distribution else None
+    except (metadata.PackageNotFoundError, InvalidVersion):
+        return None
 
 
 def _patches(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -169,9 +193,4 @@ def _patches(environ: Mapping[str, str]) -> Iterator[Finding]:
         words = "set, but nothing is patched here: the command runs in another Python"
         yield Finding("problem", "patch", start.FLAG, flag, words)
     yield Finding("ok", "patch", ".pth", "installed" if file.exists() else "none", str(file))
-    for library in LIBRARIES:
-        try:
-            version = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-        yield Finding("ok", "patch", library, version, "within reach of run")
+    yield from _libraries()

@@ -29,7 +29,7 @@ from revenuebase_compat.core.errors import ConfigurationError, shown
 from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings, is_loopback
 
-from .transport_errors import foreign, no_response_from
+from .transport_errors import no_response_from, raise_foreign
 from .watchdog import Attempt, RemainingTimeouts, watchdog
 
 if TYPE_CHECKING:
@@ -267,11 +267,8 @@ class SyncSender(Sender["httpx.Response"]):
             answer = _read(response, attempt)
             response.close()
         except BaseException as error:
-            other = foreign(error)
-            if other is not None:
-                # Not connection.close(): the frames that were interrupted may hold a lock.
-                attempt.abandon()
-                raise other  # noqa: B904 (as it is)
+            # Not connection.close(): the frames that were interrupted may hold a lock.
+            raise_foreign(error, attempt.abandon)
             self._drop(connection)
             return no_response_from(error, attempt)
         finally:
@@ -306,9 +303,7 @@ class SyncSender(Sender["httpx.Response"]):
             finally:
                 response.close()
         except BaseException as error:
-            other = foreign(error)
-            if other is not None:
-                raise other  # noqa: B904 (as it is)
+            raise_foreign(error)
             return no_response_from(error)
 
     def _acquire(self) -> Connection[httpx.Response]:

@@ -15,7 +15,7 @@ from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings
 
 from .transport import Connection, Sender, decoded, place
-from .transport_errors import foreign, no_response_from
+from .transport_errors import no_response_from, raise_foreign
 from .watchdog import Attempt, RemainingTimeouts
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
         except BaseException as error:
             await connection.close()
             await attempt.close_async()
-            other = foreign(error)
-            if other is not None:
-                raise other  # noqa: B904 (as it is)
+            raise_foreign(error)
             if connection.idle_since:  # what was idle beside it may be as dead
                 await pool.close_idle()
             return no_response_from(error, attempt)
@@ -124,9 +122,7 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
                     await client.send(prepared, stream=True, follow_redirects=False)
                 )
         except BaseException as error:
-            other = foreign(error)
-            if other is not None:
-                raise other  # noqa: B904 (as it is)
+            raise_foreign(error)
             return no_response_from(error)
 
     async def _pool(self) -> _Pool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -30,7 +30,18 @@ _NOT_SENT = {
 }
 
 
-def foreign(error: BaseException) -> BaseException | None:
+def raise_foreign(error: BaseException, first: Callable[[], object] = lambda: None) -> None:
+    """Call ``first``, and raise the exception that is not the transport's, if there is one."""
+    other = _foreign(error)
+    if other is not None:
+        first()
+        try:
+            raise other
+        finally:
+            del other, error  # this frame is in the traceback: no circle for the collector
+
+
+def _foreign(error: BaseException) -> BaseException | None:
     """The exception that is not the transport's: the one given, or one that it hides, or none.
 
     Its traceback is rid of the transport's frames, whose locals hold the key. A handler's own

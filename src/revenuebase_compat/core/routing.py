@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateFlag(NamedTuple):
-    """An command: ask the flag, and send its opinion back (true for v2, ``None`` for none)."""
+    """A command: ask the flag, and send its opinion back (true for v2, ``None`` for none)."""
 
     context: RouteContext
 
