@@ -284,13 +284,13 @@ def test_at_the_time_of_a_request_its_start_is_on_disk(
     server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, held = tmp_path / "journal", []
-    answer = server._answer
+    answer = server.make_answer
 
     def spy(*arguments: Any, **options: Any) -> tuple[int, object]:
         held.append((arguments[0].process_id, entries(path)))
         return answer(*arguments, **options)
 
-    monkeypatch.setattr(server, "_answer", spy)
+    monkeypatch.setattr(server, "make_answer", spy)
     assert main(["cancel", *map(str, range(1, 11)), "--resume", str(path), "--quiet"]) == 0
     assert len(held) == 10
     for job, found in held:
