@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 
 from tests.tools.adopted import table
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("node"), reason="a row of it is JavaScript"),
+]
 
 BEGIN, END = "<!-- adopted programs -->", "<!-- /adopted programs -->"
 

@@ -26,7 +26,7 @@ from revenuebase_compat.adopt.rewrite import (
     to_v2_headers,
     to_v2_target,
 )
-from revenuebase_compat.core.cancellation import RETIRED_FOR, CallContext
+from revenuebase_compat.core.calls import RETIRED_FOR, CallContext
 from revenuebase_compat.core.decoding import MAX_BODY, Response
 from revenuebase_compat.core.endpoints import (
     BY_V1_CALL,

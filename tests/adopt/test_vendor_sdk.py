@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 KEY = "rb_test_sandbox"
 BEFORE_SUNSET = datetime(2026, 6, 1, tzinfo=timezone.utc)
 SUNSET = datetime(2026, 7, 7, tzinfo=timezone.utc)
-PROGRAMS = Path(__file__).parents[1] / "programs" / "vendor"
+PROGRAM = Path(__file__).parents[1] / "programs" / "vendor" / "sdk.py"
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,14 @@ def fresh_sandbox(sdk: Sdk) -> Sandbox:
 def run_sdk(
     sdk: Sdk,
     sandbox: Sandbox,
-    *arguments: str,
+    *steps: str,
     use_async: bool,
     key: str = KEY,
 ) -> list[dict[str, Any]]:
-    """What the integration written for this SDK prints: a dict for each job."""
-    program = PROGRAMS / f"sdk_{sdk.version.replace('.', '_')}.py"
+    """What an integration written for this SDK is told: the answer to each step, or the error."""
+    options = ["--async"] if use_async else []
     done = subprocess.run(
-        [str(python_of(sdk)), str(program), *arguments, *(["--async"] if use_async else [])],
+        [str(python_of(sdk)), str(PROGRAM), sdk.version, *options, *steps],
         env={
             "REVENUEBASE_API_KEY": key,
             "REVENUEBASE_BASE_URL": sandbox.base_url,
@@ -98,7 +98,8 @@ def run_sdk(
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return [one if "error" in one else one["answer"] for one in found]
 
 
 def run_ours(sandbox: Sandbox, now: datetime, *, use_async: bool) -> CancelResult:
@@ -123,7 +124,7 @@ def errors(answers: list[dict[str, Any]]) -> list[tuple[str, int]]:
 
 
 def test_the_sdk_cancels_a_job_once(sdk: Sdk, sandbox: Sandbox, use_async: bool) -> None:
-    cancelled, *again = run_sdk(sdk, sandbox, "42", "42", use_async=use_async)
+    cancelled, *again = run_sdk(sdk, sandbox, "cancel=42", "cancel=42", use_async=use_async)
 
     assert set(cancelled) == {"process_id", "filename", "current_status", "message"}
     assert cancelled["process_id"] == 42
@@ -137,7 +138,7 @@ def test_the_sdk_cancels_a_job_once(sdk: Sdk, sandbox: Sandbox, use_async: bool)
 
 
 def test_the_sdk_reads_a_status(sdk: Sdk, sandbox: Sandbox, use_async: bool) -> None:
-    [job] = run_sdk(sdk, sandbox, "--status", "42", use_async=use_async)
+    [job] = run_sdk(sdk, sandbox, "status=42", use_async=use_async)
 
     assert (job["process_id"], job["current_status"]) == (42, "QUEUED")
     assert sandbox.jobs[42].status == "QUEUED"
@@ -145,14 +146,14 @@ def test_the_sdk_reads_a_status(sdk: Sdk, sandbox: Sandbox, use_async: bool) -> 
 
 
 def test_the_sdk_understands_a_refusal(sdk: Sdk, sandbox: Sandbox, use_async: bool) -> None:
-    finished, missing = run_sdk(sdk, sandbox, "7", "999", use_async=use_async)
+    finished, missing = run_sdk(sdk, sandbox, "cancel=7", "cancel=999", use_async=use_async)
 
     assert errors([finished, missing]) == [("BadRequestError", 400)] * 2
     assert "not_cancellable" in json.dumps(finished)
 
 
 def test_the_sdk_understands_a_wrong_key(sdk: Sdk, sandbox: Sandbox, use_async: bool) -> None:
-    refused = run_sdk(sdk, sandbox, "42", use_async=use_async, key="rb_test_other")
+    refused = run_sdk(sdk, sandbox, "cancel=42", use_async=use_async, key="rb_test_other")
 
     assert errors(refused) == [("AuthenticationError", 401)]
     assert sandbox.jobs[42].status == "QUEUED"
@@ -162,8 +163,8 @@ def test_the_sdk_understands_a_wrong_key(sdk: Sdk, sandbox: Sandbox, use_async: 
 def test_an_sdk_for_v1_is_told_that_v1_is_gone(sdk: Sdk, sandbox: Sandbox, use_async: bool) -> None:
     sandbox.now = SUNSET
 
-    cancelled = run_sdk(sdk, sandbox, "42", use_async=use_async)
-    looked_at = run_sdk(sdk, sandbox, "--status", "42", use_async=use_async)
+    cancelled = run_sdk(sdk, sandbox, "cancel=42", use_async=use_async)
+    looked_at = run_sdk(sdk, sandbox, "status=42", use_async=use_async)
 
     # The SDK has no class for 410.
     assert errors(cancelled + looked_at) == [("InternalServerError", 410)] * 2
@@ -171,7 +172,7 @@ def test_an_sdk_for_v1_is_told_that_v1_is_gone(sdk: Sdk, sandbox: Sandbox, use_a
 
 
 def test_ours_gives_the_same_four_values(sdk: Sdk, sandbox: Sandbox, use_async: bool) -> None:
-    [theirs] = run_sdk(sdk, sandbox, "42", use_async=use_async)
+    [theirs] = run_sdk(sdk, sandbox, "cancel=42", use_async=use_async)
     notice = pytest.warns(ApiDeprecationWarning) if sdk.api == "v1" else contextlib.nullcontext()
 
     with fresh_sandbox(sdk) as other:

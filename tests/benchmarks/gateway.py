@@ -176,52 +176,50 @@ def contenders(delay: float, cores: tuple[int, int]) -> Iterator[dict[str, Conte
         yield found
 
 
-Table = dict[tuple[str, int], list[Measured]]
+Key = tuple[str, float, int]
+Table = dict[Key, list[Measured]]
 
 
-def run(delay: float, numbers: Sequence[int], rounds: int, seconds: float) -> Table:
-    """All contenders with each number of clients, in random order within a round."""
+def run(rounds: int, seconds: float) -> Table:
+    """All contenders, with each upstream and number of clients, in random order within a round."""
     available = sorted(os.sched_getaffinity(0))
     cores = available[0], available[-1]
+    loads = [(0.0, number) for number in CLIENTS] + [(SLOW, number) for number in SLOW_CLIENTS]
     found: Table = {}
-    with contenders(delay, cores) as running:
+    with contenders(0.0, cores) as fast, contenders(SLOW, cores) as slow:
         python = str(environment("h11", "prometheus-client", "uvicorn", with_library=True))
+        running = {0.0: fast, SLOW: slow}
         for turn in range(rounds):
-            for number in numbers:
-                for name in random.sample([*running], len(running)):
-                    one = measure(python, cores[1], running[name], number, seconds)
-                    found.setdefault((name, number), []).append(one)
-            print(f"round {turn + 1} of {rounds}, {delay:g} s", flush=True, file=sys.stderr)
+            for delay, number in random.sample(loads, len(loads)):
+                for name in random.sample([*fast], len(fast)):
+                    one = measure(python, cores[1], running[delay][name], number, seconds)
+                    found.setdefault((name, delay, number), []).append(one)
+            print(f"round {turn + 1} of {rounds}", flush=True, file=sys.stderr)
     return found
 
 
-def middle(found: Table, name: str, number: int, what: str) -> float:
-    return float(statistics.median(getattr(one, what) for one in found[name, number]))
+def middle(measured: list[Measured], what: str) -> float:
+    return float(statistics.median(getattr(one, what) for one in measured))
 
 
-def ratio(found: Table, name: str, other: str, number: int) -> float:
-    """Of their rates within each round, so that a busy moment is in both."""
-    pairs = zip(found[name, number], found[other, number], strict=True)
-    return float(statistics.median(one.rate / two.rate for one, two in pairs))
-
-
-def show(found: Table, title: str) -> None:
-    names = list(dict.fromkeys(name for name, _ in found))
-    numbers = list(dict.fromkeys(number for _, number in found))
+def show(found: Table, delay: float, numbers: Sequence[int], title: str) -> None:
+    names = list(dict.fromkeys(name for name, _, _ in found))
     print(f"\n### {title}\n")
-    print("| clients | " + " | ".join(f"{name}" for name in names) + " |")
+    print("| clients | " + " | ".join(names) + " |")
     print("| --: |" + " --: |" * len(names))
     for number in numbers:
         cells = []
         for name in names:
-            rate, cpu, memory = (middle(found, name, number, what) for what in Measured._fields[:3])
+            measured = found[name, delay, number]
+            rate, cpu, memory, _ = (middle(measured, what) for what in Measured._fields)
             more = f", {cpu * 1e3:.2f} ms CPU, {memory:.0f} MiB" if cpu else ""
-            failures = sum(one.failures for one in found[name, number])
+            failures = sum(one.failures for one in measured)
             cells.append(f"{rate:,.0f}/s{more}" + (f", {failures} FAILED" if failures else ""))
         print(f"| {number} | " + " | ".join(cells) + " |")
 
 
-def goals(fast: Table, slow: Table) -> None:
+def goals(found: Table, rounds: int) -> None:
+    """Ratios are taken within each round, so that a busy moment is in both of their terms."""
     print("\n| | goal | measured | |")
     print("| --- | --: | --: | --- |")
 
@@ -229,20 +227,25 @@ def goals(fast: Table, slow: Table) -> None:
         met = value <= limit if sign == "≤" else value >= limit
         print(f"| {what} | {sign} {limit:g} | {value:.2f} | {'met' if met else 'missed'} |")
 
-    cpu = middle(fast, "gateway", 500, "cpu") / middle(fast, "gateway", 1, "cpu")
+    def ours(number: int, turn: int, delay: float = 0.0) -> Measured:
+        return found["gateway", delay, number][turn]
+
+    turns = range(rounds)
+    cpu = statistics.median(ours(500, turn).cpu / ours(1, turn).cpu for turn in turns)
     goal("CPU a request with 500 clients, over that with one", 1.3, cpu, "≤")
     for number in CLIENTS:
+        theirs = found["mitmproxy", 0.0, number]
+        value = statistics.median(ours(number, turn).rate / theirs[turn].rate for turn in turns)
         limit = 1.2 if number == 1 else 1.5
-        value = ratio(fast, "gateway", "mitmproxy", number)
         goal(f"requests a second over mitmproxy's, {number} clients", limit, value, "≥")
-    best = max(middle(fast, "gateway", number, "rate") for number in CLIENTS)
     for number in SLOW_CLIENTS:
-        value = middle(slow, "gateway", number, "rate") / min(best, number / SLOW)
+        best = [max(ours(other, turn).rate for other in CLIENTS) for turn in turns]
+        value = statistics.median(
+            ours(number, turn, SLOW).rate / min(best[turn], number / SLOW) for turn in turns
+        )
         goal(f"upstream of 100 ms, {number} clients: share of what is possible", 0.8, value, "≥")
-    ours = [
-        one for key, many in [*fast.items(), *slow.items()] if key[0] == "gateway" for one in many
-    ]
-    goal("requests that failed", 0, sum(one.failures for one in ours), "≤")
+    lost = sum(one.failures for key, many in found.items() if key[0] == "gateway" for one in many)
+    goal("requests that failed", 0, lost, "≤")
 
 
 def main() -> None:
@@ -251,11 +254,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each; default: 3")
     options = parser.parse_args()
     load = os.getloadavg()[0]
-    fast = run(0.0, CLIENTS, options.rounds, options.seconds)
-    slow = run(SLOW, SLOW_CLIENTS, options.rounds, options.seconds)
-    goals(fast, slow)
-    show(fast, "Requests a second, CPU of the proxy for one, and its memory at the end")
-    show(slow, "With an upstream that takes 100 ms")
+    found = run(options.rounds, options.seconds)
+    goals(found, options.rounds)
+    title = "Requests a second, CPU of the proxy for one, and its memory at the end"
+    show(found, 0.0, CLIENTS, title)
+    show(found, SLOW, SLOW_CLIENTS, "With an upstream that takes 100 ms")
     print(
         f"\nPython {platform.python_version()}; {os.cpu_count()} cores; {options.rounds} rounds of "
         f"{options.seconds:g} s; medians; load average {load:.1f} at the start."

@@ -31,7 +31,7 @@ from revenuebase_compat.cli.progress import span
 from revenuebase_compat.cli.records import record
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, UTC
-from tests.support.fault_server import FaultServer, drop, respond
+from tests.support.fault_server import Exchange, Fault, FaultServer, drop, respond, truth
 
 # --- the command, without a terminal ------------------------------------------------------------
 
@@ -280,17 +280,14 @@ def test_started_is_written_before_a_job_is_sent_and_done_after(
     assert found[0] == ("started", 1)
 
 
-def test_at_the_time_of_a_request_its_start_is_on_disk(
-    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_the_time_of_a_request_its_start_is_on_disk(server: FaultServer, tmp_path: Path) -> None:
     path, held = tmp_path / "journal", []
-    answer = server.make_answer
 
-    def spy(*arguments: Any, **options: Any) -> tuple[int, object]:
-        held.append((arguments[0].process_id, entries(path)))
-        return answer(*arguments, **options)
+    def look(exchange: Exchange) -> Iterator[bytes]:
+        held.append((exchange.seen.process_id, entries(path)))
+        return truth(exchange)
 
-    monkeypatch.setattr(server, "make_answer", spy)
+    server.always(Fault("a look at the journal", look, applied=True))
     assert main(["cancel", *map(str, range(1, 11)), "--resume", str(path), "--quiet"]) == 0
     assert len(held) == 10
     for job, found in held:

@@ -154,9 +154,10 @@ def test_a_connection_made_anew_is_watched_as_well(server: FaultServer) -> None:
             sent.append(byte)
             yield byte
 
-    slow = Fault("headers byte by byte", write, End.CLOSE, interval=0.02)
+    slow = Fault("headers byte by byte", write, End.CLOSE, interval=0.2)
     server.script(replace(HEALTHY, end=End.CLOSE), slow)
-    with Client(settings(server, timeout=0.2, max_attempts=1)) as client:
+    # Time enough for the first call on a busy machine, and a twentieth of what the second takes.
+    with Client(settings(server, timeout=1, max_attempts=1)) as client:
         client.cancel_job(1)
         while server.open_connections:
             time.sleep(0.001)

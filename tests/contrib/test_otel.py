@@ -91,7 +91,9 @@ def settings(server: FaultServer, telemetry: Telemetry, **more: Any) -> rc.Setti
 
 
 @DRIVERS
-def test_a_call_that_cancelled(server: FaultServer, telemetry: Telemetry, call: Call) -> None:
+def test_cancel_metrics_of_a_call_that_cancelled(
+    server: FaultServer, telemetry: Telemetry, call: Call
+) -> None:
     server.script(respond(503))
     call(settings(server, telemetry), FakeTime(AFTER))
     (point,) = telemetry.points()
@@ -107,7 +109,9 @@ def test_a_call_that_cancelled(server: FaultServer, telemetry: Telemetry, call: 
 
 
 @DRIVERS
-def test_a_call_that_failed(server: FaultServer, telemetry: Telemetry, call: Call) -> None:
+def test_cancel_metrics_of_a_call_that_failed(
+    server: FaultServer, telemetry: Telemetry, call: Call
+) -> None:
     server.jobs[JOB] = "COMPLETED"
     with pytest.raises(rc.NotCancellableError):
         call(settings(server, telemetry, v2_flag=lambda context: False), FakeTime(BEFORE))
@@ -125,7 +129,9 @@ def test_a_call_that_failed(server: FaultServer, telemetry: Telemetry, call: Cal
 
 
 @DRIVERS
-def test_a_call_that_switched(server: FaultServer, telemetry: Telemetry, call: Call) -> None:
+def test_cancel_metrics_of_a_call_that_switched(
+    server: FaultServer, telemetry: Telemetry, call: Call
+) -> None:
     server.always(respond(410), version="v1")
     call(settings(server, telemetry), FakeTime(BEFORE))
     (point,) = telemetry.points()
@@ -139,7 +145,7 @@ def test_a_call_that_switched(server: FaultServer, telemetry: Telemetry, call: C
 
 
 @DRIVERS
-def test_a_call_that_ended_before_a_decision(
+def test_cancel_metrics_of_a_call_that_ended_before_a_decision(
     server: FaultServer, telemetry: Telemetry, call: Call
 ) -> None:
     made = settings(server, telemetry, api_version="v1", after_sunset="raise")
@@ -154,7 +160,9 @@ def test_a_call_that_ended_before_a_decision(
     assert telemetry.requests() == 0
 
 
-def test_equal_calls_share_a_series(server: FaultServer, telemetry: Telemetry) -> None:
+def test_cancel_metrics_of_equal_calls_share_a_series(
+    server: FaultServer, telemetry: Telemetry
+) -> None:
     with FakeTime(AFTER).client(settings(server, telemetry)) as client:
         for job in range(JOB, JOB + 20):
             client.cancel_job(job)
@@ -170,7 +178,7 @@ def test_equal_calls_share_a_series(server: FaultServer, telemetry: Telemetry) -
     assert telemetry.requests() == 21
 
 
-def test_units_and_buckets(server: FaultServer, telemetry: Telemetry) -> None:
+def test_cancel_metrics_have_units_and_buckets(server: FaultServer, telemetry: Telemetry) -> None:
     server.script(respond(503))
     call_sync(settings(server, telemetry), FakeTime(AFTER))
     metrics = telemetry.metrics()
@@ -181,7 +189,7 @@ def test_units_and_buckets(server: FaultServer, telemetry: Telemetry) -> None:
     assert point.bucket_counts[BUCKETS.index(0.25)] == 1
 
 
-def test_the_processes_own_provider_may_come_later() -> None:
+def test_cancel_metrics_take_a_provider_that_comes_later() -> None:
     """Settings are often made when a module is imported, and the SDK is set up after that."""
     program = f"""
 from revenuebase_compat import Client, Settings
@@ -237,7 +245,7 @@ for metric in scope.metrics:
     ]
 
 
-def test_without_its_extra_it_names_what_to_install() -> None:
+def test_cancel_metrics_without_its_extra_names_what_to_install() -> None:
     done = run(
         "import sys; sys.modules['opentelemetry'] = None; import revenuebase_compat.contrib.otel"
     )

@@ -47,7 +47,7 @@ offsets = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(
         (datetime(2026, 7, 7, 2, tzinfo=timezone(timedelta(hours=2))), MIDNIGHT),
     ],
 )
-def test_what_a_person_may_write(value: object, moment: datetime) -> None:
+def test_parse_date_takes_what_a_person_may_write(value: object, moment: datetime) -> None:
     found = parse_date(value)
     assert found == moment
     assert found.utcoffset() is not None
@@ -93,13 +93,13 @@ def test_what_a_person_may_write(value: object, moment: datetime) -> None:
         (2026, 7, 7),
     ],
 )
-def test_what_is_refused(value: object) -> None:
+def test_parse_date_refuses(value: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_date(value)
 
 
 @given(st.text() | st.from_regex(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}([T ].*)?", fullmatch=True))
-def test_any_text_is_an_aware_time_or_a_value_error(text: str) -> None:
+def test_parse_date_of_any_text_is_an_aware_time_or_a_value_error(text: str) -> None:
     try:
         found = parse_date(text)
     except ValueError:
@@ -108,12 +108,12 @@ def test_any_text_is_an_aware_time_or_a_value_error(text: str) -> None:
 
 
 @given(st.datetimes(timezones=offsets))
-def test_iso_keeps_the_instant(moment: datetime) -> None:
+def test_parse_date_of_iso_keeps_the_instant(moment: datetime) -> None:
     assert parse_date(moment.isoformat()) == moment
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
-def test_an_http_date_keeps_the_instant(moment: datetime) -> None:
+def test_parse_http_date_keeps_the_instant(moment: datetime) -> None:
     moment = moment.replace(microsecond=0)
     assert parse_http_date(format_datetime(moment, usegmt=True)) == moment
 
@@ -134,7 +134,7 @@ def test_an_http_date_keeps_the_instant(moment: datetime) -> None:
         "Tue, 07 Jul 2026 00:00:00 GMT\n",
     ],
 )
-def test_only_the_one_http_date_counts(text: str) -> None:
+def test_parse_http_date_takes_only_the_one_form(text: str) -> None:
     assert parse_http_date(text) is None
 
 
@@ -149,7 +149,9 @@ def local_zone(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process cannot be changed")
 @pytest.mark.parametrize("month", [1, 7])
-def test_gmt_is_not_the_zone_of_this_machine(local_zone: str, month: int) -> None:
+def test_parse_http_date_takes_gmt_not_for_the_zone_of_this_machine(
+    local_zone: str, month: int
+) -> None:
     # "GMT" is also a name of local time, in London's winter and wherever TZ says so.
     moment = datetime(2026, month, 7, 12, tzinfo=UTC)
     found = parse_http_date(format_datetime(moment, usegmt=True))

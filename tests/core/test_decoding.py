@@ -51,7 +51,7 @@ def why_not(body: bytes | str | object) -> str:
 # --- up
 
 
-def test_requests_are_the_published_ones() -> None:
+def test_wires_send_the_published_requests() -> None:
     body = b'{"process_id":42}'
     assert WIRES[V1].cancel(JOB) == Request("POST", "/v1/cancel-process", body)
     assert WIRES[V1].status(JOB) == Request("POST", "/v1/batch-process-email-status", body)
@@ -60,7 +60,7 @@ def test_requests_are_the_published_ones() -> None:
 
 
 @given(st.integers(1, 2**63 - 1))
-def test_every_id_goes_up_as_itself(process_id: int) -> None:
+def test_wires_send_every_id_as_itself(process_id: int) -> None:
     assert json.loads(WIRES[V1].cancel(process_id).body) == {"process_id": process_id}
     assert WIRES[V2].cancel(process_id).path == f"/v2/jobs/{process_id}/cancel"
     assert WIRES[V2].status(process_id).path == f"/v2/jobs/{process_id}"
@@ -69,7 +69,7 @@ def test_every_id_goes_up_as_itself(process_id: int) -> None:
 # --- down
 
 
-def test_the_four_fields_make_a_job() -> None:
+def test_read_job_from_the_four_fields() -> None:
     found = read_job(answer(FIELDS), JOB)
     assert found == Job(JOB, "leads.csv", "CANCELLING", "Cancel requested.", {})
     assert isinstance(found, Job)
@@ -87,11 +87,11 @@ def test_the_four_fields_make_a_job() -> None:
         json.dumps(FIELDS).replace("leads", "\\u006ceads"),
     ],
 )
-def test_harmless_variants_mean_the_same(body: bytes | str) -> None:
+def test_read_job_harmless_variants_mean_the_same(body: bytes | str) -> None:
     assert read_job(answer(body), JOB) == Job(JOB, *(FIELDS[name] for name in TEXT_FIELDS))
 
 
-def test_unknown_fields_and_states_are_kept() -> None:
+def test_read_job_unknown_fields_and_states_are_kept() -> None:
     more = {"eta": None, "progress": {"done": [1, 2.5, True]}, "note": "déjà vu 🎈"}
     found = read_job(answer({**FIELDS, "current_status": "PAUSED", **more}), JOB)
     assert isinstance(found, Job)
@@ -101,13 +101,13 @@ def test_unknown_fields_and_states_are_kept() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "déjà vu.csv", "🎈", "a\nb", "\x00"])
 @pytest.mark.parametrize("name", TEXT_FIELDS)
-def test_texts_are_not_touched(name: str, text: str) -> None:
+def test_read_job_texts_are_not_touched(name: str, text: str) -> None:
     found = read_job(answer({**FIELDS, name: text}), JOB)
     assert getattr(found, name) == text
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_missing_field_is_named(name: str) -> None:
+def test_read_job_a_missing_field_is_named(name: str) -> None:
     body = {key: value for key, value in FIELDS.items() if key != name}
     assert why_not(body) == f"lacks {name}"
     assert why_not({}) == "lacks process_id, filename, current_status, message"
@@ -125,7 +125,7 @@ def test_a_missing_field_is_named(name: str) -> None:
         ({"x": "y"}, "an object"),
     ],
 )
-def test_a_field_of_another_type_is_named(name: str, value: object, kind: str) -> None:
+def test_read_job_a_field_of_another_type_is_named(name: str, value: object, kind: str) -> None:
     assert why_not({**FIELDS, name: value}) == f"gives {name} as {kind}"
 
 
@@ -159,7 +159,7 @@ def test_a_field_of_another_type_is_named(name: str, value: object, kind: str) -
     ],
     ids=lambda value: value[:40],
 )
-def test_another_process_id_is_no_result(value: str, why: str) -> None:
+def test_read_job_another_process_id_is_no_result(value: str, why: str) -> None:
     body = json.dumps({**FIELDS, "process_id": "?"}).replace('"?"', value)
     assert why_not(body) == why
 
@@ -206,15 +206,15 @@ def test_another_process_id_is_no_result(value: str, why: str) -> None:
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_what_is_no_job_is_named(body: bytes, why: str) -> None:
+def test_read_job_what_is_no_job_is_named(body: bytes, why: str) -> None:
     assert why_not(body) == why
 
 
-def test_a_pair_of_surrogates_is_one_character() -> None:
+def test_read_job_a_pair_of_surrogates_is_one_character() -> None:
     assert load_json(answer('["\\ud83c\\udf88"]')) == ["🎈"]
 
 
-def test_what_people_nest_is_read_and_what_nobody_nests_is_not() -> None:
+def test_read_job_reads_what_people_nest_and_not_what_nobody_nests() -> None:
     def nested(depth: int) -> bytes:
         return b"[" * depth + b"]" * depth
 
@@ -227,7 +227,7 @@ def test_what_people_nest_is_read_and_what_nobody_nests_is_not() -> None:
     assert load_json(answer(wide)) == wide
 
 
-def test_a_body_that_could_not_be_had_says_why() -> None:
+def test_read_job_says_why_a_body_could_not_be_had() -> None:
     response = Response(200, problem="is larger than 1 MiB")
     assert read_job(response, JOB) == load_json(response) == Unusable("is larger than 1 MiB")
 
@@ -264,7 +264,7 @@ bodies = st.binary() | json_bodies | st.builds(torn, json_bodies, st.integers(0)
 
 
 @given(bodies)
-def test_only_that_very_job_or_unusable_ever_comes_out(body: bytes) -> None:
+def test_read_job_gives_that_very_job_or_unusable_whatever_comes(body: bytes) -> None:
     found = read_job(answer(body), JOB)
     if isinstance(found, Unusable):
         assert 0 < len(found.why) < 100
@@ -279,7 +279,7 @@ def test_only_that_very_job_or_unusable_ever_comes_out(body: bytes) -> None:
 
 
 @given(json_bodies)
-def test_strict_json_is_read_as_everybody_reads_it(body: bytes) -> None:
+def test_load_json_reads_strict_json_as_everybody_does(body: bytes) -> None:
     found = load_json(answer(body))
     if not isinstance(found, Unusable):
         assert found == json.loads(body)
@@ -312,20 +312,20 @@ def packed(encoding: str, raw: bytes) -> Response:
         ("deflate", raw_deflate(PLAIN)),
     ],
 )
-def test_encodings_that_servers_send_unasked_are_undone(encoding: str, raw: bytes) -> None:
+def test_unpack_encodings_that_servers_send_unasked_are_undone(encoding: str, raw: bytes) -> None:
     response = packed(encoding, raw)
     assert (response.status, response.body, response.problem) == (200, PLAIN, "")
     assert isinstance(read_job(response, JOB), Job)
 
 
-def test_no_encoding_is_no_encoding() -> None:
+def test_unpack_no_encoding_is_no_encoding() -> None:
     response = unpack(400, [(b"date", b"today")], PLAIN)
     assert (response.status, response.body) == (400, PLAIN)
     assert response.header(b"date") == "today"
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "gzip, br", "\xff"])
-def test_other_encodings_are_not_guessed_at(encoding: str) -> None:
+def test_unpack_other_encodings_are_not_guessed_at(encoding: str) -> None:
     response = unpack(200, [(b"content-encoding", encoding.encode("latin-1"))], PLAIN)
     assert response.problem == "has a content-encoding that was not asked for"
     assert response.body == b""
@@ -333,7 +333,7 @@ def test_other_encodings_are_not_guessed_at(encoding: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br"])
-def test_an_empty_body_needs_no_decoding(encoding: str) -> None:
+def test_unpack_an_empty_body_needs_no_decoding(encoding: str) -> None:
     assert packed(encoding, b"").problem == ""
     assert read_job(packed(encoding, b""), JOB) == Unusable("is empty")
 
@@ -355,14 +355,14 @@ BROKEN = {
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_cannot_be_decoded_whole_is_not_used(name: str, encoding: str) -> None:
+def test_unpack_what_cannot_be_decoded_whole_is_not_used(name: str, encoding: str) -> None:
     response = packed(encoding, BROKEN[name])
     assert response.problem == "is not what its content-encoding says"
     assert response.body == b""
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate])
-def test_a_bomb_is_not_decompressed(pack: Any) -> None:
+def test_unpack_a_bomb_is_not_decompressed(pack: Any) -> None:
     bomb = pack(bytes(64 * MAX_BODY))
     assert len(bomb) < MAX_BODY
     tracemalloc.start()
@@ -377,14 +377,14 @@ def test_a_bomb_is_not_decompressed(pack: Any) -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate])
-def test_the_limit_is_exact(pack: Any) -> None:
+def test_unpack_the_limit_is_exact(pack: Any) -> None:
     assert MAX_BODY == 2**20
     encoding = "gzip" if pack is gzip.compress else "deflate"
     assert len(packed(encoding, pack(bytes(MAX_BODY))).body) == MAX_BODY
     assert packed(encoding, pack(bytes(MAX_BODY + 1))).problem.startswith("is larger than 1 MiB")
 
 
-def test_a_large_body_is_not_kept() -> None:
+def test_unpack_a_large_body_is_not_kept() -> None:
     assert len(unpack(200, (), bytes(MAX_BODY)).body) == MAX_BODY
     response = unpack(200, (), bytes(MAX_BODY + 1))
     assert (response.body, response.problem) == (b"", "is larger than 1 MiB")
@@ -393,7 +393,7 @@ def test_a_large_body_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("body", [b"[" * MAX_BODY, b"[]," * (MAX_BODY // 12), b"1" * MAX_BODY])
-def test_reading_takes_bounded_memory(body: bytes) -> None:
+def test_unpack_takes_bounded_memory(body: bytes) -> None:
     if body.startswith(b"[]"):
         body = b"[" + body[:-1] + b"]"
     tracemalloc.start()
@@ -409,7 +409,7 @@ def test_reading_takes_bounded_memory(body: bytes) -> None:
     st.sampled_from(["gzip", "deflate", "identity", "br", "", "gzip,deflate"]),
     st.binary() | bodies.map(gzip.compress) | bodies.map(zlib.compress) | bodies.map(raw_deflate),
 )
-def test_no_bytes_raise(encoding: str, raw: bytes) -> None:
+def test_unpack_never_raises(encoding: str, raw: bytes) -> None:
     response = packed(encoding, raw)
     assert len(response.body) <= MAX_BODY
     assert not (response.problem and response.body)
@@ -419,14 +419,14 @@ def test_no_bytes_raise(encoding: str, raw: bytes) -> None:
 # --- headers
 
 
-def test_headers_are_found_whatever_their_case() -> None:
+def test_response_header_is_found_whatever_its_case() -> None:
     response = Response(200, [(b"X-One", b" a "), (b"x-one", b"b"), (b"X-Two", b"\xe9")])
     assert response.header(b"x-one") == "a, b"
     assert response.header(b"x-two") == "é"
     assert response.header(b"x-three") is None
 
 
-def test_the_repr_shows_no_body() -> None:
+def test_response_repr_shows_no_body() -> None:
     response = Response(200, [(b"x-key", b"rb_test_echo")], b"rb_test_echo")
     assert "rb_test_echo" not in repr(response)
     assert "200" in repr(response)

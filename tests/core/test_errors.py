@@ -90,11 +90,11 @@ def full(kind: type[CancelError]) -> CancelError:
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: str(kind.__name__))
-def test_the_tree_is_the_published_one(kind: type[CancelError]) -> None:
+def test_errors_have_the_published_tree(kind: type[CancelError]) -> None:
     assert tuple(base.__name__ for base in kind.__bases__) == TREE[kind.__name__]
 
 
-def test_no_error_class_stands_outside_the_tree() -> None:
+def test_errors_all_stand_in_the_tree() -> None:
     defined = {
         name
         for name, value in vars(errors).items()
@@ -125,14 +125,14 @@ def assert_same(twin: CancelError, error: CancelError) -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: str(kind.__name__))
-def test_facts_default_to_not_known(kind: type[CancelError]) -> None:
+def test_errors_facts_default_to_not_known(kind: type[CancelError]) -> None:
     error = kind("no")
     assert (error.process_id, error.api_version, error.status_code) == (None, None, None)
     assert (error.code, error.body) == (None, None)
     assert (error.attempts, error.outcome_unknown) == (0, False)
 
 
-def test_the_particular_facts_default_to_not_known() -> None:
+def test_errors_particular_facts_default_to_not_known() -> None:
     limited = errors.RateLimitError("no")
     assert (limited.reset_at, limited.limit, limited.remaining) == (None, None, None)
     assert errors.RequestValidationError("no").errors == []
@@ -146,7 +146,7 @@ def test_the_particular_facts_default_to_not_known() -> None:
         (errors.CancelTimeoutError, TimeoutError),
     ],
 )
-def test_some_are_caught_as_the_builtin_too(
+def test_errors_some_are_caught_as_the_builtin_too(
     kind: type[CancelError], builtin: type[Exception]
 ) -> None:
     with pytest.raises(builtin, match="job 42") as caught:
@@ -155,7 +155,7 @@ def test_some_are_caught_as_the_builtin_too(
     assert caught.value.process_id == 42
 
 
-def test_all_is_what_the_design_promises() -> None:
+def test_package_all_holds_every_public_name() -> None:
     assert set(revenuebase_compat.__all__) == {
         "cancel_job",
         "Client",
@@ -179,7 +179,7 @@ def test_all_is_what_the_design_promises() -> None:
 
 
 @pytest.mark.parametrize("name", revenuebase_compat.__all__)
-def test_every_name_resolves_to_its_home(name: str) -> None:
+def test_package_names_resolve_to_their_homes(name: str) -> None:
     value = getattr(revenuebase_compat, name)
     assert name in dir(revenuebase_compat)
     if name == "JobOutcome":
@@ -188,7 +188,7 @@ def test_every_name_resolves_to_its_home(name: str) -> None:
         assert value.__name__ == name
 
 
-def test_type_checkers_see_the_names_that_programs_see() -> None:
+def test_package_shows_type_checkers_the_names_that_programs_see() -> None:
     # The names stand twice, for type checkers and for __getattr__; they must not drift apart.
     assert revenuebase_compat.__file__ is not None
     tree = ast.parse(Path(revenuebase_compat.__file__).read_text(encoding="utf-8"))
@@ -208,6 +208,6 @@ def test_type_checkers_see_the_names_that_programs_see() -> None:
     assert typed == homes
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_package_raises_attribute_error_for_an_unknown_name() -> None:
     with pytest.raises(AttributeError, match="'revenuebase_compat' has no attribute 'cancel_jobs'"):
         _ = revenuebase_compat.cancel_jobs

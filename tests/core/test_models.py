@@ -45,7 +45,7 @@ class Numbered(enum.IntEnum):
         (Numbered.JOB, 42),
     ],
 )
-def test_a_process_id_is_an_int_or_digits(value: object, number: int) -> None:
+def test_check_process_id_takes_an_int_or_digits(value: object, number: int) -> None:
     found = check_process_id(value)
     assert found == number
     assert type(found) is int
@@ -64,7 +64,7 @@ def test_a_process_id_is_an_int_or_digits(value: object, number: int) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_anything_else_is_refused_in_few_words(value: object) -> None:
+def test_check_process_id_refuses_anything_else_in_few_words(value: object) -> None:
     with pytest.raises(InvalidProcessIdError, match=r"give an int from 1 to 2\*\*63 - 1") as caught:
         check_process_id(value)
     message = str(caught.value)
@@ -75,14 +75,14 @@ def test_anything_else_is_refused_in_few_words(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "4_2", 42.5, None, 2**63])
-def test_the_message_shows_what_was_given(value: object) -> None:
+def test_check_process_id_shows_what_was_given(value: object) -> None:
     with pytest.raises(InvalidProcessIdError, match="process_id") as caught:
         check_process_id(value)
     assert repr(value) in str(caught.value)
 
 
 @given(st.integers() | st.text() | st.text("0123456789", max_size=25) | st.floats() | st.binary())
-def test_every_value_is_a_number_in_range_or_refused(value: object) -> None:
+def test_check_process_id_gives_a_number_in_range_or_refuses_whatever_comes(value: object) -> None:
     try:
         number = check_process_id(value)
     except InvalidProcessIdError:
@@ -94,22 +94,22 @@ def test_every_value_is_a_number_in_range_or_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize("text", PUBLISHED)
-def test_published_states_are_known(text: str) -> None:
+def test_job_status_knows_the_published_states(text: str) -> None:
     assert JobStatus.of(text).value == text
     assert JobStatus.of(f" {text.lower()} ") is JobStatus(text)
 
 
 @pytest.mark.parametrize("text", ["", "PAUSED", "CANCELED", "CANCELLED.", "ſTATE", "UNKNOWN"])
-def test_other_states_are_unknown(text: str) -> None:
+def test_job_status_of_another_state_is_unknown(text: str) -> None:
     assert JobStatus.of(text) is JobStatus.UNKNOWN
 
 
-def test_there_are_no_other_states() -> None:
+def test_job_status_holds_no_other_states() -> None:
     assert {state.value for state in JobStatus} == {*PUBLISHED, "UNKNOWN"}
 
 
 @given(st.text())
-def test_no_state_raises(text: str) -> None:
+def test_job_status_raises_for_no_text(text: str) -> None:
     assert isinstance(JobStatus.of(text), JobStatus)
 
 
@@ -126,7 +126,7 @@ def result(**changes: Any) -> CancelResult:
     return CancelResult(**values)
 
 
-def test_a_result_has_the_vendors_names_and_ours() -> None:
+def test_cancel_result_has_the_vendors_names_and_ours() -> None:
     found = result()
     assert found.status is JobStatus.CANCELLING
     assert found.route.version == V2
@@ -135,13 +135,13 @@ def test_a_result_has_the_vendors_names_and_ours() -> None:
     assert found.extra == {}
 
 
-def test_an_unknown_state_keeps_its_text() -> None:
+def test_cancel_result_keeps_the_text_of_an_unknown_state() -> None:
     found = result(current_status="pausing…")
     assert found.status is JobStatus.UNKNOWN
     assert found.current_status == "pausing…"
 
 
-def test_to_dict_is_plain_json() -> None:
+def test_cancel_result_to_dict_is_plain_json() -> None:
     row = result().to_dict()
     assert row == {
         "process_id": 42,
@@ -157,12 +157,12 @@ def test_to_dict_is_plain_json() -> None:
     assert result(route=V2_MISSING).to_dict()["version"] == "v1"
 
 
-def test_to_dict_holds_unknown_fields_where_there_are_any() -> None:
+def test_cancel_result_to_dict_holds_unknown_fields_where_there_are_any() -> None:
     assert result(extra={"eta": None}).to_dict()["extra"] == {"eta": None}
 
 
 @pytest.mark.parametrize("name", ["process_id", "current_status", "route", "attempts"])
-def test_a_result_is_frozen(name: str) -> None:
+def test_cancel_result_is_frozen(name: str) -> None:
     found = result()
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(found, name, None)
@@ -170,7 +170,7 @@ def test_a_result_is_frozen(name: str) -> None:
         setattr(found, "another", None)  # noqa: B010 (mypy knows better)
 
 
-def test_an_outcome_is_a_result_or_an_error() -> None:
+def test_job_outcome_is_a_result_or_an_error() -> None:
     done, failed = JobCancelled(42, result()), JobFailed("x", InvalidProcessIdError("no"))
     assert (done.ok, done.error) == (True, None)
     assert (failed.ok, failed.result) == (False, None)
@@ -180,7 +180,7 @@ def test_an_outcome_is_a_result_or_an_error() -> None:
         done.result = result()  # type: ignore[misc]
 
 
-def test_results_pickle_copy_compare_and_hash() -> None:
+def test_cancel_result_pickles_copies_compares_and_hashes() -> None:
     found = result(extra={"eta": [1, 2]})
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         assert pickle.loads(pickle.dumps(found, protocol)) == found  # noqa: S301 (our own)

@@ -91,7 +91,7 @@ def top(modules: set[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules}
 
 
-def test_the_seal_holds() -> None:
+def test_sealed_process_notices_what_it_must() -> None:
     # Were these not noticed, the other tests could not fail.
     program = """
 import socket
@@ -110,7 +110,7 @@ socket.socket().close()
     assert "_socket" in modules
 
 
-def test_importing_the_core_touches_nothing() -> None:
+def test_core_touches_nothing_when_imported() -> None:
     assert len(CORE) > 8
     touched, modules = run(SEALED + f"import {', '.join(CORE)}" + REPORT)
     assert touched == []
@@ -119,7 +119,7 @@ def test_importing_the_core_touches_nothing() -> None:
 
 
 @pytest.mark.parametrize("module", CORE)
-def test_each_module_of_the_core_stands_alone(module: str) -> None:
+def test_core_module_stands_alone(module: str) -> None:
     loaded = loaded_by(f"import {module}")
     assert not loaded & NETWORK
     assert top(loaded) - sys.stdlib_module_names <= {"revenuebase_compat", "packaging"}
@@ -129,7 +129,7 @@ def test_each_module_of_the_core_stands_alone(module: str) -> None:
 
 
 @pytest.mark.parametrize("path", core.__path__[:1])
-def test_nothing_in_the_core_imports_what_is_above_it(path: str) -> None:
+def test_core_imports_nothing_above_it(path: str) -> None:
     # Also where an import waits inside a function.
     for source in Path(path).glob("*.py"):
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
@@ -144,9 +144,9 @@ def test_nothing_in_the_core_imports_what_is_above_it(path: str) -> None:
             assert "revenuebase_compat" not in top(set(imported)), f"{source.name}:{node.lineno}"
 
 
-def test_a_whole_call_touches_nothing_but_what_it_is_given() -> None:
+def test_core_call_touches_nothing_but_what_it_is_given() -> None:
     program = """
-from revenuebase_compat.core import cancellation
+from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.core.decoding import Response
 
@@ -161,7 +161,7 @@ script = [
 ]
 heard = []
 zero, half = lambda: 0.0, lambda: 0.5
-context = cancellation.CallContext(settings, lambda: now, zero, half, {}, heard.append, print)
+context = calls.CallContext(settings, lambda: now, zero, half, {}, heard.append, print)
 steps = cancellation.cancel(context, 1)
 answer = None
 try:
@@ -178,12 +178,12 @@ assert [notice.kind.value for notice in heard] == ["uses_v1", "announced", "v1_g
     assert not modules & NETWORK
 
 
-def test_importing_the_package_costs_next_to_nothing() -> None:
+def test_package_import_loads_nothing_but_itself() -> None:
     loaded = loaded_by("import revenuebase_compat") - loaded_by("import __future__, typing")
     assert loaded == {"revenuebase_compat", "revenuebase_compat._version"}
 
 
-def test_cancel_job_loads_httpx_when_it_sends_and_not_before() -> None:
+def test_package_loads_httpx_when_it_sends_and_not_before() -> None:
     loaded = loaded_by(
         "from revenuebase_compat import cancel_job, Client, Settings\n"
         "from datetime import datetime, timezone\n"
@@ -194,7 +194,7 @@ def test_cancel_job_loads_httpx_when_it_sends_and_not_before() -> None:
     assert not top(loaded) & {"httpx", "httpcore", "httpx2", "h11", "anyio", "dateutil", "certifi"}
 
 
-def test_the_package_never_loads_its_optional_parts() -> None:
+def test_package_never_loads_its_optional_parts() -> None:
     loaded = loaded_by("from revenuebase_compat import *\nassert cancel_job and CancelError")
     ours = {name.removeprefix("revenuebase_compat.") for name in loaded}
     optional = {"sandbox", "cli", "adopt", "openfeature", "otel"}
@@ -202,7 +202,7 @@ def test_the_package_never_loads_its_optional_parts() -> None:
     assert not top(loaded) & {"fastapi", "starlette", "uvicorn", "rich", "openfeature"}
 
 
-def test_names_are_loaded_one_home_at_a_time() -> None:
+def test_package_names_are_loaded_one_home_at_a_time() -> None:
     loaded = loaded_by("import revenuebase_compat\nrevenuebase_compat.CancelError")
     assert "revenuebase_compat.core.errors" in loaded
     assert "revenuebase_compat.client" not in loaded

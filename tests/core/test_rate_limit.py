@@ -18,7 +18,7 @@ import pytest
 from starlette import types as asgi
 
 from revenuebase_compat import AsyncClient, Client, JobOutcome, RateLimitError, Settings
-from revenuebase_compat.core import cancellation
+from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.cancellation import SendRequest, Sleep
 from revenuebase_compat.core.decoding import NoResponse, Response
 from revenuebase_compat.core.rate_limit import REFUSALS, SLICE, RateLimiter, paced
@@ -51,7 +51,7 @@ def heard(
         pace.record(one, pace.answers if since is None else since, AFTER, monotonic)
 
 
-def test_the_first_goes_alone_and_then_as_many_as_remain() -> None:
+def test_acquire_lets_the_first_go_alone_and_then_as_many_as_remain() -> None:
     pace = RateLimiter(100)
     assert taken(pace, 0) == 1
     assert pace.acquire(0) == NEVER
@@ -60,7 +60,7 @@ def test_the_first_goes_alone_and_then_as_many_as_remain() -> None:
     assert pace.acquire(0) == NEVER  # not before an answer
 
 
-def test_no_more_at_once_than_was_asked_for() -> None:
+def test_acquire_lets_no_more_go_at_once_than_was_asked_for() -> None:
     pace = RateLimiter(3)
     taken(pace, 0)
     heard(pace, 0, answer(50))
@@ -69,7 +69,7 @@ def test_no_more_at_once_than_was_asked_for() -> None:
     assert taken(pace, 0) == 1
 
 
-def test_where_nothing_remains_the_next_goes_alone_at_the_reset() -> None:
+def test_acquire_lets_the_next_go_alone_at_the_reset_where_nothing_remains() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 10, answer(0, reset=42))
@@ -80,14 +80,14 @@ def test_where_nothing_remains_the_next_goes_alone_at_the_reset() -> None:
     assert pace.acquire(53) == 1
 
 
-def test_the_server_s_clock_counts_and_not_ours() -> None:
+def test_record_counts_by_the_servers_clock_and_not_ours() -> None:
     pace = RateLimiter(8)
     pace.acquire(0)
     pace.record(answer(0, reset=30), 0, AFTER - timedelta(hours=5), 0)
     assert pace.acquire(0) == 30
 
 
-def test_another_s_requests_count() -> None:
+def test_record_counts_the_requests_of_others() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, answer(59))
@@ -96,7 +96,7 @@ def test_another_s_requests_count() -> None:
     assert taken(pace, 0) == 3
 
 
-def test_of_answers_that_overtook_each_other_the_one_that_leaves_less_counts() -> None:
+def test_record_takes_the_lesser_of_answers_that_overtook_each_other() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, answer(2))
@@ -105,7 +105,7 @@ def test_of_answers_that_overtook_each_other_the_one_that_leaves_less_counts() -
     assert pace.acquire(0) == 60
 
 
-def test_a_window_that_slides_is_seen_as_soon_as_no_answers_cross() -> None:
+def test_record_sees_a_window_that_slides_as_soon_as_no_answers_cross() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, answer(1))
@@ -115,7 +115,7 @@ def test_a_window_that_slides_is_seen_as_soon_as_no_answers_cross() -> None:
 
 
 @pytest.mark.parametrize("reset", [b"", b"soon", b"0", b"99999999999999", b"-5"])
-def test_without_a_reset_that_makes_sense_it_is_tried_a_second_later(reset: bytes) -> None:
+def test_record_without_a_sensible_reset_waits_a_second(reset: bytes) -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     headers = [(b"X-RateLimit-Remaining", b"0"), (b"X-RateLimit-Reset", reset)]
@@ -124,7 +124,7 @@ def test_without_a_reset_that_makes_sense_it_is_tried_a_second_later(reset: byte
     assert taken(pace, 6) == 1
 
 
-def test_a_server_that_states_no_limit_is_not_paced() -> None:
+def test_record_without_a_limit_paces_nothing() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, answer())
@@ -133,7 +133,7 @@ def test_a_server_that_states_no_limit_is_not_paced() -> None:
         heard(pace, 0, *[answer()] * 8)
 
 
-def test_a_proxy_s_answer_without_the_headers_changes_nothing() -> None:
+def test_record_of_a_proxys_answer_without_the_headers_changes_nothing() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, answer(2))
@@ -142,7 +142,7 @@ def test_a_proxy_s_answer_without_the_headers_changes_nothing() -> None:
     assert pace.acquire(0) == 60
 
 
-def test_a_refusal_stops_the_others_for_as_long_as_it_says() -> None:
+def test_record_of_a_refusal_stops_the_others_for_as_long_as_it_says() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, answer(50))
@@ -153,7 +153,7 @@ def test_a_refusal_stops_the_others_for_as_long_as_it_says() -> None:
     assert taken(pace, 60) == 1
 
 
-def test_without_any_header_a_refusal_stops_them_for_a_second() -> None:
+def test_record_of_a_refusal_without_headers_stops_them_for_a_second() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, Response(429))
@@ -161,7 +161,7 @@ def test_without_any_header_a_refusal_stops_them_for_a_second() -> None:
     assert taken(pace, 1) == 1
 
 
-def test_an_answer_that_never_came_may_have_been_counted() -> None:
+def test_record_takes_an_answer_that_never_came_for_counted() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, answer(1))
@@ -171,21 +171,21 @@ def test_an_answer_that_never_came_may_have_been_counted() -> None:
     assert taken(pace, 60) == 1
 
 
-def test_while_nobody_answers_they_go_one_by_one() -> None:
+def test_acquire_lets_them_go_one_by_one_while_nobody_answers() -> None:
     pace = RateLimiter(8)
     for _ in range(5):
         assert taken(pace, 0) == 1
         pace.record(NoResponse("refused", sent=False), 0, AFTER, 0)
 
 
-def test_what_was_not_needed_can_be_given_back() -> None:
+def test_cancel_gives_back_what_was_not_needed() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     pace.cancel()
     assert taken(pace, 0) == 1
 
 
-def test_looks_at_a_job_let_newcomers_go_first() -> None:
+def test_acquire_lets_newcomers_go_before_looks_at_a_job() -> None:
     pace = RateLimiter(8)
     taken(pace, 0)
     heard(pace, 0, answer(5))
@@ -196,7 +196,7 @@ def test_looks_at_a_job_let_newcomers_go_first() -> None:
     assert pace.acquire(0, looks=True) == 0
 
 
-def test_the_time_that_pauses_will_cost() -> None:
+def test_pauses_is_the_time_that_they_will_cost() -> None:
     pace = RateLimiter(8)
     assert pace.pauses(300, 0) == 0  # nothing is known
     taken(pace, 0)
@@ -282,7 +282,7 @@ def simulate(server: Rolling, jobs: int, random: Random, latency: float) -> tupl
 
 @pytest.mark.parametrize("kind", [Rolling, Fixed])
 @pytest.mark.parametrize("latency", [0.0, 0.05, 0.5, 2.0])
-def test_whatever_overtakes_what_none_is_refused_and_the_limit_is_used(
+def test_rate_limiter_has_none_refused_and_uses_the_limit_whatever_overtakes_what(
     kind: type[Rolling], latency: float
 ) -> None:
     for seed in range(25):
@@ -292,7 +292,7 @@ def test_whatever_overtakes_what_none_is_refused_and_the_limit_is_used(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 10_000])
-def test_other_limits(limit: int) -> None:
+def test_rate_limiter_keeps_other_limits(limit: int) -> None:
     took, refusals = simulate(Rolling(limit), 30, Random(limit), 0.2)  # noqa: S311
     assert refusals == 0
     assert took < 62 * (30 / limit) + 3
@@ -303,7 +303,7 @@ def test_other_limits(limit: int) -> None:
 
 def begun(time: list[float], pace: RateLimiter, *, wait: float | None = None) -> cancellation.Flow:
     """A paced flow of job 42, whose first request was taken; `time` is its monotonic clock."""
-    context = cancellation.CallContext(
+    context = calls.CallContext(
         Settings(TEST_KEY), lambda: AFTER, lambda: time[0], lambda: 0.5, {}, print, print
     )
     assert pace.acquire(time[0]) == 0
@@ -323,7 +323,7 @@ def cancelled(state: str = "CANCELLING", remaining: int = 59) -> Response:
     return Response(200, answer(remaining).headers, body)
 
 
-def test_the_first_request_goes_at_once_and_a_retry_when_it_may() -> None:
+def test_paced_sends_the_first_request_at_once_and_a_retry_when_it_may() -> None:
     time, pace = [0.0], RateLimiter(8)
     steps = begun(time, pace)
     assert isinstance(next(steps), SendRequest)
@@ -336,7 +336,7 @@ def test_the_first_request_goes_at_once_and_a_retry_when_it_may() -> None:
     assert taken(pace, time[0]) == 8
 
 
-def test_a_job_refused_for_pace_is_begun_again_when_its_time_has_come() -> None:
+def test_paced_begins_a_refused_job_again_when_its_time_has_come() -> None:
     time, pace = [0.0], RateLimiter(8)
     steps = begun(time, pace)
     next(steps)
@@ -350,7 +350,7 @@ def test_a_job_refused_for_pace_is_begun_again_when_its_time_has_come() -> None:
     assert ended.value.value.attempts == 2
 
 
-def test_but_not_for_ever() -> None:
+def test_paced_begins_a_refused_job_not_for_ever() -> None:
     time, pace = [0.0], RateLimiter(8)
     steps = begun(time, pace)
     next(steps)
@@ -361,7 +361,7 @@ def test_but_not_for_ever() -> None:
     assert raised.value.attempts == REFUSALS + 1
 
 
-def test_nor_where_the_cancel_may_have_been_applied() -> None:
+def test_paced_begins_no_job_again_that_may_have_been_cancelled() -> None:
     time, pace = [0.0], RateLimiter(8)
     steps = begun(time, pace)
     next(steps)
@@ -371,7 +371,7 @@ def test_nor_where_the_cancel_may_have_been_applied() -> None:
     assert raised.value.outcome_unknown
 
 
-def test_the_looks_after_a_cancel_wait_for_newcomers_but_its_retries_do_not() -> None:
+def test_paced_looks_wait_for_newcomers_but_retries_do_not() -> None:
     time, pace = [0.0], RateLimiter(8)
     steps = begun(time, pace, wait=600)
     next(steps)
@@ -388,8 +388,8 @@ def test_the_looks_after_a_cancel_wait_for_newcomers_but_its_retries_do_not() ->
         steps.send(cancelled("CANCELLED"))
 
 
-def test_a_flow_that_sends_nothing_gives_its_turn_back() -> None:
-    context = cancellation.CallContext(
+def test_paced_flow_that_sends_nothing_gives_its_turn_back() -> None:
+    context = calls.CallContext(
         Settings(), lambda: AFTER, lambda: 0.0, lambda: 0.5, {}, print, print
     )
     pace = RateLimiter(8)
@@ -409,7 +409,7 @@ def test_a_flow_that_sends_nothing_gives_its_turn_back() -> None:
     assert taken(pace, 0) == 1
 
 
-def test_an_abandoned_flow_is_no_longer_under_way() -> None:
+def test_paced_flow_that_is_abandoned_is_no_longer_under_way() -> None:
     pace = RateLimiter(8)
     steps = begun([0.0], pace)
     next(steps)
@@ -417,10 +417,10 @@ def test_an_abandoned_flow_is_no_longer_under_way() -> None:
     assert taken(pace, 0) == 1
 
 
-def test_what_the_driver_throws_reaches_the_flow() -> None:
+def test_paced_flow_is_reached_by_what_the_driver_throws() -> None:
     events: list[str] = []
     settings = Settings(TEST_KEY, v2_flag=lambda _: True, v1_sunset="2999-01-01", on_event=print)
-    context = cancellation.CallContext(
+    context = calls.CallContext(
         settings,
         lambda: AFTER,
         lambda: 0.0,
@@ -508,12 +508,14 @@ def check(sandbox: LimitedSandbox, outcomes: list[JobOutcome]) -> None:
     assert 240 <= sandbox.time.elapsed < 300
 
 
-def test_300_jobs_within_the_five_minutes_that_the_limit_costs(sandbox: LimitedSandbox) -> None:
+def test_cancel_jobs_cancels_300_within_the_five_minutes_that_the_limit_costs(
+    sandbox: LimitedSandbox,
+) -> None:
     with sync(sandbox) as client:
         check(sandbox, list(client.cancel_jobs(sandbox.jobs)))
 
 
-def test_and_the_same_under_asyncio(sandbox: LimitedSandbox) -> None:
+def test_cancel_jobs_under_asyncio_does_the_same(sandbox: LimitedSandbox) -> None:
     fast = sandbox.time
 
     async def main() -> list[JobOutcome]:
@@ -525,7 +527,7 @@ def test_and_the_same_under_asyncio(sandbox: LimitedSandbox) -> None:
     check(sandbox, asyncio.run(main()))
 
 
-def test_a_key_that_others_use_too() -> None:
+def test_cancel_jobs_with_a_key_that_others_use_too() -> None:
     """Somebody spends 20 of each minute's 60, at moments of his own: nothing is lost by it."""
     fast = Fast(0.05)
     with LimitedSandbox(fast, 120) as sandbox, sync(sandbox) as client:
@@ -544,7 +546,7 @@ def test_a_key_that_others_use_too() -> None:
         assert fast.elapsed < 300
 
 
-def test_a_refusal_all_the_same_is_no_error() -> None:
+def test_cancel_jobs_takes_a_refusal_all_the_same_for_no_error() -> None:
     fast = Fast()
     with LimitedSandbox(fast, 30) as sandbox, sync(sandbox) as client:
         sandbox.fail("v2", 429, times=3)
@@ -584,7 +586,7 @@ class StoppingSandbox(LimitedSandbox):
                 job.status = "CANCELLED"
 
 
-def test_with_wait_all_cancels_go_before_the_looks_and_none_is_refused() -> None:
+def test_cancel_jobs_with_wait_cancels_all_before_the_looks_and_none_is_refused() -> None:
     with StoppingSandbox(Scaled(100), 50) as sandbox, sync(sandbox) as client:
         outcomes = list(client.cancel_jobs(sandbox.jobs, wait=3600))
         states = {outcome.result.current_status for outcome in outcomes if outcome.result}

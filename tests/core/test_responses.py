@@ -86,14 +86,14 @@ def envelopes(code: str, prose: str) -> list[object]:
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_every_envelope_is_read_alike(code: str) -> None:
+def test_read_error_reads_every_envelope_alike(code: str) -> None:
     for prose in PROSE[code]:
         for envelope in envelopes(code, prose):
             assert code_of(envelope) == code, envelope
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_spellings_of_the_code(code: str) -> None:
+def test_read_error_knows_spellings_of_the_code(code: str) -> None:
     american = code.replace("cancelled", "canceled").replace("cancellable", "cancelable")
     for spelling in (code, american):
         for form in (spelling, spelling.upper(), spelling.title(), spelling.replace("_", "-")):
@@ -101,7 +101,7 @@ def test_spellings_of_the_code(code: str) -> None:
             assert code_of({"detail": {"code": form}}) == code
 
 
-def test_a_code_beats_prose() -> None:
+def test_read_error_prefers_a_code_to_prose() -> None:
     body = {"code": "not_cancellable", "detail": "Job is already cancelled."}
     assert code_of(body) == "not_cancellable"
 
@@ -138,7 +138,7 @@ def test_a_code_beats_prose() -> None:
         b'{"detail": "x", "detail": "already_cancelled"}',
     ],
 )
-def test_what_does_not_say_which_is_no_code(body: object) -> None:
+def test_read_error_finds_no_code_where_none_is_said(body: object) -> None:
     assert code_of(body) is None
 
 
@@ -154,7 +154,7 @@ def test_what_does_not_say_which_is_no_code(body: object) -> None:
         ({"code": 17, "detail": "No."}, None),
     ],
 )
-def test_other_codes_are_the_servers_own(body: object, code: str | None) -> None:
+def test_read_error_keeps_other_codes_of_the_server(body: object, code: str | None) -> None:
     assert code_of(body) == code
 
 
@@ -180,12 +180,12 @@ def test_other_codes_are_the_servers_own(body: object, code: str | None) -> None
         ([], ""),
     ],
 )
-def test_the_words_are_the_servers_own(body: object, words: str) -> None:
+def test_read_error_gives_the_servers_own_words(body: object, words: str) -> None:
     assert responses.read_error(answer(body)).words == words
 
 
 @pytest.mark.parametrize("body", [{"detail": "a" * 5000}, b"a" * 500_000, {"code": "a" * 500_000}])
-def test_words_and_codes_are_short(body: object) -> None:
+def test_read_error_keeps_words_and_codes_short(body: object) -> None:
     found = responses.read_error(answer(body))
     assert len(found.words) <= 300
     assert len(found.code or "") <= 300
@@ -199,7 +199,7 @@ def test_readable_is_one_short_printable_line(text: str) -> None:
     assert line == line.strip()
 
 
-def test_a_422_is_told_field_by_field() -> None:
+def test_read_error_tells_a_422_field_by_field() -> None:
     errors = [
         {"loc": ["path", "process_id"], "msg": "Input should be an integer", "type": "int"},
         {"loc": ["body", "items", 0], "msg": "Field required", "type": "missing", "ctx": {"a": 1}},
@@ -213,7 +213,7 @@ def test_a_422_is_told_field_by_field() -> None:
     )
 
 
-def test_odd_items_of_a_422_are_left_out() -> None:
+def test_read_error_leaves_out_odd_items_of_a_422() -> None:
     found = responses.read_error(
         answer({"detail": ["text", None, {"loc": "x", "msg": 5}, []]}, 422)
     )
@@ -231,7 +231,7 @@ complaints = st.recursive(
 
 
 @given(bodies | complaints.map(lambda value: json.dumps(value).encode()))
-def test_no_body_raises(body: bytes) -> None:
+def test_read_error_raises_for_no_body(body: bytes) -> None:
     found = responses.read_error(answer(body))
     assert found.code is None or isinstance(found.code, str)
     assert len(found.words) <= 300
@@ -240,7 +240,7 @@ def test_no_body_raises(body: bytes) -> None:
 
 # Around the interpreter's limit too, where reading and showing may differ by a level or two.
 @pytest.mark.parametrize("depth", [50, 400, 700, *range(900, 1000, 3), 5_000, 100_000])
-def test_no_depth_raises(depth: int) -> None:
+def test_read_error_raises_for_no_depth(depth: int) -> None:
     deep = b"[" * depth + b"]" * depth
     for body in (
         deep,
@@ -257,7 +257,7 @@ def test_no_depth_raises(depth: int) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_what_passes_is_retried(status: int) -> None:
+def test_should_retry_what_passes(status: int) -> None:
     assert responses.should_retry(answer(status=status))
     assert not responses.should_retry(answer(status=status, x_should_retry="false"))
     assert not responses.should_retry(answer(status=status, X_Should_Retry=" False "))
@@ -265,18 +265,18 @@ def test_what_passes_is_retried(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 410, 418, 422, 501, 505, 599])
-def test_what_stands_is_not_retried(status: int) -> None:
+def test_should_retry_nothing_that_stands(status: int) -> None:
     assert not responses.should_retry(answer(status=status))
     assert not responses.should_retry(answer(status=status, x_should_retry="1"))
     assert responses.should_retry(answer(status=status, x_should_retry="true"))
 
 
 @pytest.mark.parametrize("status", [200, 202, 204, 301, 307, 399])
-def test_an_answer_that_is_no_error_is_never_retried(status: int) -> None:
+def test_should_retry_no_answer_that_is_no_error(status: int) -> None:
     assert not responses.should_retry(answer(status=status, x_should_retry="true"))
 
 
-def test_what_may_have_been_applied() -> None:
+def test_maybe_applied_by_status() -> None:
     unsure = {
         status for status in range(100, 600) if responses.maybe_applied(answer(status=status))
     }
@@ -312,7 +312,7 @@ def wait(**headers: str) -> float | None:
         ({"x_ratelimit_reset": RESET, "date": DATE}, 3630),
     ],
 )
-def test_hints_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_wait_reads_hints(headers: dict[str, str], seconds: float | None) -> None:
     assert wait(**headers) == seconds
 
 
@@ -327,13 +327,13 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("text", NONSENSE)
-def test_nonsense_is_ignored(text: str) -> None:
+def test_retry_wait_ignores_nonsense(text: str) -> None:
     assert wait(retry_after=text) is None
     assert wait(retry_after_ms=text) in (None, 99999.999)
     assert wait(x_ratelimit_reset=text) is None
 
 
-def test_the_order_of_hints() -> None:
+def test_retry_wait_takes_hints_in_this_order() -> None:
     every = {"retry_after_ms": "1000", "retry_after": "2", "x_ratelimit_reset": RESET}
     assert wait(**every) == 1
     assert wait(**{**every, "retry_after_ms": "-1"}) == 2
@@ -341,14 +341,14 @@ def test_the_order_of_hints() -> None:
     assert wait(retry_after="nonsense", retry_after_ms="?", x_ratelimit_reset="?") is None
 
 
-def test_the_reset_counts_on_a_429_only() -> None:
+def test_retry_wait_takes_the_reset_on_a_429_only() -> None:
     busy = answer(status=503, x_ratelimit_reset=RESET)
     assert responses.retry_wait(busy, NOW) is None
     busy = answer(status=503, x_ratelimit_reset=RESET, retry_after="2")
     assert responses.retry_wait(busy, NOW) == 2
 
 
-def test_a_date_that_makes_no_sense_is_ours() -> None:
+def test_retry_wait_takes_our_date_where_the_servers_makes_no_sense() -> None:
     assert wait(date="yesterday", x_ratelimit_reset=RESET) == 30
 
 
@@ -363,7 +363,7 @@ def test_reset_at_is_by_the_servers_clock() -> None:
     assert reset(retry_after="7", date=DATE) == NOW - timedelta(hours=1) + timedelta(seconds=7)
 
 
-def test_no_date_overflows() -> None:
+def test_retry_wait_overflows_for_no_date() -> None:
     last = "Fri, 31 Dec 9999 23:59:59 GMT"
     found = reset(retry_after="7", date=last)
     assert found is None or found >= NOW
@@ -389,7 +389,7 @@ header_lists = st.lists(
 
 
 @given(header_lists, st.integers(100, 599), st.datetimes())
-def test_no_header_raises(
+def test_retry_wait_raises_for_no_header(
     headers: list[tuple[bytes, bytes]], status: int, moment: datetime
 ) -> None:
     now = moment.replace(tzinfo=NOW.tzinfo)
@@ -410,7 +410,7 @@ def test_no_header_raises(
         *(("1" * 16, None), ("٦", None), ("60, 60", None)),
     ],
 )
-def test_counts(text: str | None, number: int | None) -> None:
+def test_count_reads_whole_numbers(text: str | None, number: int | None) -> None:
     assert responses.count(text) == number
 
 
@@ -425,12 +425,12 @@ def announced(*headers: tuple[str, str]) -> Announcement | None:
     return responses.announcement(Response(200, pairs))
 
 
-def test_an_answer_that_announces_nothing() -> None:
+def test_announcement_of_an_answer_without_one() -> None:
     assert announced() is None
     assert announced(("date", DATE), ("link", '<https://x.example>; rel="next"')) is None
 
 
-def test_the_three_headers() -> None:
+def test_announcement_of_the_three_headers() -> None:
     assert announced(("Sunset", SUNSET_TEXT)) == Announcement(SUNSET, None)
     since = f"@{int(SINCE.timestamp())}"
     assert announced(("Deprecation", since)) == Announcement(None, None)
@@ -455,7 +455,7 @@ def test_the_three_headers() -> None:
         ['</v2/jobs>; rel="latest-version successor-version"'],
     ],
 )
-def test_forms_of_the_link(links: list[str]) -> None:
+def test_announcement_reads_forms_of_the_link(links: list[str]) -> None:
     found = announced(*(("link", text) for text in links))
     assert found == Announcement(None, "/v2/jobs")
 
@@ -479,27 +479,28 @@ def test_forms_of_the_link(links: list[str]) -> None:
         ("link", 'rel="successor-version"'),
     ],
 )
-def test_nonsense_announces_nothing(headers: tuple[str, str]) -> None:
+def test_announcement_of_nonsense_is_none(headers: tuple[str, str]) -> None:
     assert announced(headers) is None
 
 
 @pytest.mark.parametrize(
     "text", ["<a>" + ";" * 250 + " " * 60_000, "<a" * 30_000, "<a>;" * 15_000, "<" + "a" * 60_000]
 )
-def test_a_hostile_link_takes_no_time(text: str) -> None:
-    started = time.perf_counter()
+def test_announcement_reads_a_hostile_link_in_no_time(text: str) -> None:
+    started = time.process_time()
     assert announced(("link", text)) is None
-    assert time.perf_counter() - started < 1
+    # It takes some milliseconds of the processor; with backtracking it would take minutes.
+    assert time.process_time() - started < 10
 
 
-def test_a_successor_is_one_printable_line() -> None:
+def test_announcement_successor_is_one_printable_line() -> None:
     found = announced(("link", '<https://x.example/\x1b[31m\x00>; rel="successor-version"'))
     assert found is not None
     assert found.successor is not None
     assert found.successor.isprintable()
 
 
-def test_published_numbers() -> None:
+def test_statuses_are_the_published_numbers() -> None:
     assert responses.GONE == 410
     assert sorted(responses.MISSING) == [404, 405, 501]
     assert sorted(responses.RETRYABLE) == [408, 429, 500, 502, 503, 504]

@@ -32,12 +32,12 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("salt", "process_id", "place"), GOLDEN)
-def test_places_never_move(salt: str, process_id: int, place: float) -> None:
+def test_bucket_never_moves(salt: str, process_id: int, place: float) -> None:
     assert bucket(salt, process_id) == place
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "4294967295"])
-def test_another_process_agrees_bit_for_bit(seed: str) -> None:
+def test_bucket_of_another_process_agrees_bit_for_bit(seed: str) -> None:
     program = (
         "from revenuebase_compat.core.rollout import bucket\n"
         f"for salt, process_id in {[golden[:2] for golden in GOLDEN]!a}:\n"
@@ -65,12 +65,12 @@ def within_three_sigma(hits: int, total: int, probability: float) -> bool:
 
 @pytest.mark.parametrize("salt", ["", "summer"])
 @pytest.mark.parametrize("share", [1, 5, 25, 50])
-def test_the_share_is_kept(salt: str, share: float) -> None:
+def test_decide_keeps_the_share(salt: str, share: float) -> None:
     hits = sum(place < share for place in places(salt))
     assert within_three_sigma(hits, 100_000, share / 100)
 
 
-def test_small_shares_count_and_the_edge_lies_outside() -> None:
+def test_decide_counts_small_shares_and_leaves_the_edge_outside() -> None:
     first = min(range(1, 1001), key=lambda process_id: bucket("", process_id))
     place = bucket("", first)
     assert 0 < place < 0.5
@@ -85,7 +85,7 @@ def test_small_shares_count_and_the_edge_lies_outside() -> None:
 
 @pytest.mark.parametrize("distance", [1, 2, 10])
 @pytest.mark.parametrize("share", [5, 25, 50])
-def test_neighbouring_ids_are_independent(share: float, distance: int) -> None:
+def test_bucket_of_neighbouring_ids_is_independent(share: float, distance: int) -> None:
     chosen = [place < share for place in places("")]
     pairs = list(zip(chosen[:-distance], chosen[distance:], strict=True))
     # Disjoint pairs, as overlapping ones depend on each other.
@@ -93,26 +93,26 @@ def test_neighbouring_ids_are_independent(share: float, distance: int) -> None:
     assert within_three_sigma(sum(a and b for a, b in apart), len(apart), (share / 100) ** 2)
 
 
-def test_a_salt_shuffles() -> None:
+def test_bucket_is_shuffled_by_a_salt() -> None:
     pairs = zip(places(""), places("summer"), strict=True)
     assert within_three_sigma(sum(a < 25 and b < 25 for a, b in pairs), 100_000, 0.0625)
 
 
 @given(st.text(), job_ids)
-def test_places_lie_from_0_up_to_100(salt: str, process_id: int) -> None:
+def test_bucket_lies_from_0_up_to_100(salt: str, process_id: int) -> None:
     assert 0 <= bucket(salt, process_id) < 100
 
 
 # Text from the environment holds half surrogates where its bytes are not UTF-8 (PEP 383).
 @pytest.mark.parametrize("salt", ["\udcff", "é\udc80x"])
-def test_every_salt_that_the_environment_can_hold_works(salt: str) -> None:
+def test_bucket_works_with_every_salt_that_the_environment_can_hold(salt: str) -> None:
     settings = Settings.from_env({"REVENUEBASE_ROLLOUT_SALT": salt})
     assert bucket(settings.rollout_salt, 42) == bucket(salt, 42)
     assert bucket(salt, 42) != bucket("", 42)
 
 
 @given(job_ids, shares, shares, st.text(max_size=5))
-def test_raising_the_share_only_adds_jobs(
+def test_decide_with_a_raised_share_only_adds_jobs(
     process_id: int, one: float, another: float, salt: str
 ) -> None:
     def on_v2(share: float) -> bool:
@@ -129,7 +129,7 @@ def test_raising_the_share_only_adds_jobs(
 
 
 @given(job_ids, shares, st.timedeltas(timedelta(0), timedelta(days=30)))
-def test_a_job_stays_where_it_is_until_the_sunset(
+def test_decide_leaves_a_job_where_it_is_until_the_sunset(
     process_id: int, share: float, later: timedelta
 ) -> None:
     settings = Settings(v2_rollout=share)
@@ -138,7 +138,7 @@ def test_a_job_stays_where_it_is_until_the_sunset(
     assert again == first
 
 
-def test_a_schedule_steps_at_the_instant() -> None:
+def test_rollout_steps_at_the_instant() -> None:
     rollout = Settings(v2_rollout="2026-06-15=50,2026-06-01=5, 2026-07-01T12:00+02:00 = 12.5%")
     tick = timedelta(microseconds=1)
 
@@ -156,6 +156,6 @@ def test_a_schedule_steps_at_the_instant() -> None:
     assert share(2099, 1, 1) == 12.5
 
 
-def test_a_share_without_a_date_always_holds() -> None:
+def test_rollout_without_a_date_always_holds() -> None:
     assert Rollout(((None, 5.0),)).share(datetime.min.replace(tzinfo=UTC)) == 5
     assert Rollout().share(BEFORE) == 0

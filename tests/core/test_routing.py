@@ -96,7 +96,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.number}-{row.expected}")
-def test_each_row(row: Row) -> None:
+def test_decide_by_each_row(row: Row) -> None:
     assert outcome(Settings(**row.settings), row.now, row.gone, row.says) == (
         row.expected,
         row.asks,
@@ -139,7 +139,7 @@ TABLE: list[tuple[Callable[[Case], bool], str]] = [
 
 @pytest.mark.parametrize("after_sunset", ["migrate", "raise", "try"])
 @pytest.mark.parametrize("admits", ["auto", "v1", "v2"])
-def test_every_combination(admits: str, after_sunset: Any) -> None:
+def test_decide_by_every_combination(admits: str, after_sunset: Any) -> None:
     yes_no = (False, True)
     for over, gone, says, share in itertools.product(yes_no, yes_no, (None, *yes_no), yes_no):
         case = Case(admits, after_sunset, over, gone, says, share)
@@ -155,7 +155,7 @@ def test_every_combination(admits: str, after_sunset: Any) -> None:
         assert outcome(settings, now, gone, says) == (expected, asks), case
 
 
-def test_the_retirement_says_what_to_set() -> None:
+def test_decide_says_what_to_set_where_v1_is_retired() -> None:
     settings = Settings(api_version="v1", after_sunset="raise")
     with pytest.raises(ApiVersionRetiredError, match="REVENUEBASE_API_VERSION=auto") as caught:
         decided(settings, AFTER)
@@ -167,13 +167,13 @@ def test_the_retirement_says_what_to_set() -> None:
     assert error.outcome_unknown is False
 
 
-def test_the_flag_is_told_of_the_job() -> None:
+def test_decide_tells_the_flag_of_the_job() -> None:
     settings = Settings(v2_flag=flag, v2_rollout="2026-05-01=25")
     _, asked = decided(settings, BEFORE)
     assert asked == [RouteContext(42, BEFORE, SUNSET, Phase.SUNSETTING, 25.0)]
 
 
-def test_the_flag_is_asked_anew_for_every_call() -> None:
+def test_decide_asks_the_flag_anew_for_every_call() -> None:
     settings = Settings(v2_flag=flag)
     assert str(decided(settings, BEFORE, says=True)[0]) == "v2 (FLAG)"
     assert str(decided(settings, BEFORE, says=False)[0]) == "v1 (FLAG)"
@@ -201,7 +201,7 @@ zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(mi
     st.booleans(),
     opinions,
 )
-def test_from_the_sunset_on_nothing_that_admits_v2_goes_to_v1(
+def test_decide_sends_nothing_that_admits_v2_to_v1_from_the_sunset_on(
     api_version: str,
     options: dict[str, Any],
     sunset: datetime,
@@ -219,7 +219,7 @@ def test_from_the_sunset_on_nothing_that_admits_v2_goes_to_v1(
 
 
 @given(sunsets, zones, zones)
-def test_the_instant_itself_whatever_the_zone(
+def test_decide_at_the_instant_itself_whatever_the_zone(
     sunset: datetime, written: timezone, clock: timezone
 ) -> None:
     settings = Settings(v1_sunset=sunset.astimezone(written).isoformat())
@@ -233,7 +233,7 @@ def test_the_instant_itself_whatever_the_zone(
     "written",
     ["2026-07-07", date(2026, 7, 7), datetime(2026, 7, 7), "2026-07-07T00:00"],  # noqa: DTZ001
 )
-def test_without_a_zone_the_sunset_is_utc(written: Any) -> None:
+def test_decide_takes_a_sunset_without_a_zone_for_utc(written: Any) -> None:
     settings = Settings(v1_sunset=written)
     auckland = timezone(timedelta(hours=12))
     assert str(decided(settings, datetime(2026, 7, 7, 12, tzinfo=auckland))[0]) == "v2 (SUNSET)"
@@ -241,7 +241,7 @@ def test_without_a_zone_the_sunset_is_utc(written: Any) -> None:
     assert str(decided(settings, before)[0]) == "v1 (DEFAULT)"
 
 
-def test_the_default_sunset_is_the_published_day() -> None:
+def test_decide_by_default_on_the_published_day() -> None:
     assert Settings().v1_sunset == SUNSET == V1_SUNSET
     assert [Version("1"), Version("2")] == [V1, V2]
 
@@ -256,7 +256,7 @@ def test_the_default_sunset_is_the_published_day() -> None:
         (SUNSET + TICK, Phase.RETIRED),
     ],
 )
-def test_phases(now: datetime, expected: Phase) -> None:
+def test_phase_by_time(now: datetime, expected: Phase) -> None:
     assert timedelta(days=90) == FINAL_STRETCH
     assert phase(now, SUNSET) is expected
 
@@ -270,7 +270,7 @@ def test_phases(now: datetime, expected: Phase) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_decisions_and_facts_are_values(value: Any) -> None:
+def test_route_and_context_are_values(value: Any) -> None:
     assert value == copy.deepcopy(value)
     assert hash(value) == hash(copy.deepcopy(value))
     for name in value.__match_args__:
@@ -279,7 +279,7 @@ def test_decisions_and_facts_are_values(value: Any) -> None:
     assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301 (our own)
 
 
-def test_a_route_reads_well() -> None:
+def test_route_reads_well() -> None:
     assert str(Route(V2, RouteReason.V1_GONE)) == "v2 (V1_GONE)"
     assert {reason.value for reason in RouteReason} == {
         *("PINNED", "SUNSET", "V1_GONE", "FLAG", "ROLLOUT", "DEFAULT", "V2_MISSING")

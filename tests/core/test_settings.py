@@ -121,7 +121,7 @@ GOOD: list[tuple[str, object, object]] = [
 
 
 @pytest.mark.parametrize(("name", "given_", "expected"), GOOD, ids=[row[0] for row in GOOD])
-def test_what_is_good(name: str, given_: object, expected: object) -> None:
+def test_settings_take_what_is_good(name: str, given_: object, expected: object) -> None:
     assert value_of(Settings(**{name: given_}), name) == expected  # type: ignore[arg-type]
     if isinstance(given_, str) and name not in WITHOUT_VARIABLE:
         assert value_of(Settings.from_env({variable(name): given_}), name) == expected
@@ -258,7 +258,7 @@ BAD: list[tuple[str, object, str]] = [
 
 
 @pytest.mark.parametrize(("name", "given_", "right"), BAD, ids=[row[0] for row in BAD])
-def test_what_is_bad_is_named_with_what_would_be_right(
+def test_settings_name_what_is_bad_with_what_would_be_right(
     name: str, given_: object, right: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=right) as caught:
@@ -278,7 +278,7 @@ def check_message(error: ConfigurationError, name: str) -> None:
     assert "\n" not in message
 
 
-def test_the_message_shows_the_value_unless_it_may_hold_a_secret() -> None:
+def test_settings_show_a_bad_value_unless_it_may_hold_a_secret() -> None:
     with pytest.raises(ConfigurationError, match="'07/08/2026'"):
         Settings(v1_sunset="07/08/2026")
     with pytest.raises(ConfigurationError) as caught:
@@ -286,7 +286,7 @@ def test_the_message_shows_the_value_unless_it_may_hold_a_secret() -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_the_defaults() -> None:
+def test_settings_have_these_defaults() -> None:
     settings = Settings()
     assert {name: value_of(settings, name) for name in DEFAULTS} == DEFAULTS
     assert {item.name for item in dataclasses.fields(settings) if item.init} == set(DEFAULTS)
@@ -309,7 +309,7 @@ def test_the_defaults() -> None:
         (" >= 2 ", False, True),
     ],
 )
-def test_which_versions_a_setting_admits(api_version: str, v1: bool, v2: bool) -> None:
+def test_settings_admit_these_versions(api_version: str, v1: bool, v2: bool) -> None:
     settings = Settings(api_version=api_version)
     assert (settings.admits_v1, settings.admits_v2) == (v1, v2)
 
@@ -330,12 +330,12 @@ ENVIRONMENT: dict[str, tuple[str, object]] = {
 }
 
 
-def test_the_environment_is_covered() -> None:
+def test_from_env_covers_the_environment() -> None:
     assert set(ENVIRONMENT) == set(DEFAULTS) - WITHOUT_VARIABLE
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
-def test_explicit_wins_over_environment_over_default(name: str) -> None:
+def test_from_env_prefers_explicit_over_environment_over_default(name: str) -> None:
     text, explicit = ENVIRONMENT[name]
     environ = {variable(name): text}
     from_text = value_of(Settings(**{name: text}), name)  # type: ignore[arg-type]
@@ -348,18 +348,18 @@ def test_explicit_wins_over_environment_over_default(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
 @pytest.mark.parametrize("empty", ["", " ", "\t\n"])
-def test_an_empty_variable_is_unset(name: str, empty: str) -> None:
+def test_from_env_takes_an_empty_variable_for_unset(name: str, empty: str) -> None:
     assert Settings.from_env({variable(name): empty}) == Settings()
 
 
-def test_a_falsy_explicit_value_is_a_value() -> None:
+def test_from_env_takes_a_falsy_explicit_value_for_a_value() -> None:
     environ = {"REVENUEBASE_V2_ROLLOUT": "50", "REVENUEBASE_ROLLOUT_SALT": "summer"}
     settings = Settings.from_env(environ, v2_rollout=0, rollout_salt="")
     assert value_of(settings, "v2_rollout") == 0
     assert settings.rollout_salt == ""
 
 
-def test_settings_without_a_variable_can_be_given_too() -> None:
+def test_from_env_takes_settings_without_a_variable() -> None:
     settings = Settings.from_env({}, on_event=print, already_cancelled="return")
     assert (settings.on_event, settings.already_cancelled) == (print, "return")
 
@@ -371,7 +371,7 @@ def test_from_env_reads_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings.from_env().max_attempts == 5
 
 
-def test_settings_made_by_hand_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_read_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Settings()
     for name in ENVIRONMENT:
         monkeypatch.setenv(variable(name), "\x01")
@@ -379,7 +379,7 @@ def test_settings_made_by_hand_read_no_environment(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["api_kye", "admits_v1", "stripped_key", "http_client"])
-def test_a_setting_that_does_not_exist_is_named(name: str) -> None:
+def test_from_env_names_a_setting_that_does_not_exist(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"there is no setting '{name}'"):
         Settings.from_env({}, **{name: "x"})
     with pytest.raises(TypeError, match=name):
@@ -410,13 +410,13 @@ def test_settings_compare_hash_and_replace() -> None:
     ("key", "stripped"),
     [(TEST_KEY, False), (f"{TEST_KEY} ", True), (f"\n{TEST_KEY}", True), (" ", False)],
 )
-def test_white_space_around_the_key_is_noticed(key: str, stripped: bool) -> None:
+def test_settings_notice_white_space_around_the_key(key: str, stripped: bool) -> None:
     assert Settings(key).stripped_key is stripped
     assert Settings.from_env({"REVENUEBASE_API_KEY": key}).stripped_key is stripped
     assert Settings.from_env({}, api_key=key).stripped_key is stripped
 
 
-def test_the_key_is_never_shown() -> None:
+def test_settings_never_show_the_key() -> None:
     settings = Settings(TEST_KEY)
     assert settings.api_key is not None
     assert settings.api_key.reveal() == TEST_KEY
@@ -425,7 +425,7 @@ def test_the_key_is_never_shown() -> None:
     assert "***" in repr(settings)
 
 
-def test_the_key_is_not_pickled() -> None:
+def test_settings_do_not_pickle_the_key() -> None:
     settings = Settings(TEST_KEY, timeout=5)
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         data = pickle.dumps(settings, protocol)
@@ -435,7 +435,7 @@ def test_the_key_is_not_pickled() -> None:
         pickle.dumps(settings.api_key)
 
 
-def test_a_copy_keeps_the_key_and_hides_it() -> None:
+def test_settings_copied_keep_the_key_and_hide_it() -> None:
     settings = Settings(TEST_KEY)
     for twin in (copy.copy(settings), copy.deepcopy(settings), copy.deepcopy([settings])[0]):
         assert twin == settings
@@ -446,7 +446,7 @@ BAD_KEYS = [f"{TEST_KEY} x", f"{TEST_KEY}\x00", f"{TEST_KEY}é", f"x\n{TEST_KEY}
 
 
 @pytest.mark.parametrize("key", BAD_KEYS)
-def test_no_error_about_the_key_shows_it(key: str) -> None:
+def test_settings_show_no_key_in_an_error_about_it(key: str) -> None:
     attempts: list[tuple[Any, dict[str, Any]]] = [
         (Settings, {"api_key": key}),
         (Settings, {"api_key": Secret(key)}),
@@ -460,14 +460,14 @@ def test_no_error_about_the_key_shows_it(key: str) -> None:
 
 
 @pytest.mark.parametrize("make", [Settings, partial(Settings.from_env, {})])
-def test_a_key_that_is_no_text_is_refused_and_not_shown(make: Any) -> None:
+def test_settings_refuse_a_key_that_is_no_text_and_do_not_show_it(make: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"api_key .*is a bytes; give") as caught:
         make(api_key=TEST_KEY.encode())
     assert TEST_KEY not in everything_shown(caught.value)
 
 
 @pytest.mark.parametrize("wrong", ["timeout", "base_url", "v2_rollout", "nonsense"])
-def test_no_error_about_another_setting_shows_the_key(wrong: str) -> None:
+def test_settings_show_no_key_in_an_error_about_another(wrong: str) -> None:
     environ = {"REVENUEBASE_API_KEY": TEST_KEY}
     attempts: list[tuple[Any, dict[str, Any]]] = [
         (Settings.from_env, {"environ": environ, wrong: "?"}),
@@ -502,7 +502,7 @@ anything = (
 
 
 @given(st.sampled_from(sorted(DEFAULTS)), anything)
-def test_whatever_is_given_works_or_is_refused(name: str, value: object) -> None:
+def test_settings_work_or_are_refused_whatever_is_given(name: str, value: object) -> None:
     with contextlib.suppress(ConfigurationError):
         settings = Settings(**{name: value})  # type: ignore[arg-type]
         for now in (BEFORE, SUNSET, AFTER):

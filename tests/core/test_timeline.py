@@ -39,7 +39,7 @@ def percent_below(share: float, salt: str = "") -> float:
     return sum(bucket(salt, job) < share for job in SAMPLE) * 100 / len(SAMPLE)
 
 
-def test_a_rollout_in_steps() -> None:
+def test_timeline_of_a_rollout_in_steps() -> None:
     few, half = percent_below(5), percent_below(50)
     assert 4 < few < 6
     assert 48 < half < 52
@@ -51,7 +51,7 @@ def test_a_rollout_in_steps() -> None:
     ]
 
 
-def test_facts_of_each_period() -> None:
+def test_timeline_has_facts_of_each_period() -> None:
     periods = timeline(rc.Settings(v2_rollout=STEPS), START)
     assert [(period.phase, period.share, period.flag) for period in periods] == [
         (Phase.DEPRECATED, 0, False),
@@ -64,7 +64,7 @@ def test_facts_of_each_period() -> None:
     ]  # fmt: skip
 
 
-def test_it_starts_in_the_midst() -> None:
+def test_timeline_starts_in_the_midst() -> None:
     """What came before counts, and is not shown; a step at the very start is not shown twice."""
     june = datetime(2026, 6, 1, tzinfo=UTC)
     half = {"v1 (DEFAULT)": 100 - percent_below(50), "v2 (ROLLOUT)": percent_below(50)}
@@ -76,19 +76,19 @@ def test_it_starts_in_the_midst() -> None:
 
 
 @pytest.mark.parametrize("start", [SUNSET, AFTER])
-def test_it_starts_after_the_sunset(start: datetime) -> None:
+def test_timeline_starts_after_the_sunset(start: datetime) -> None:
     later = STEPS + ",2026-09-01=0"
     assert rows(start, v2_rollout=later) == [(f"{start:%m-%d}", {"v2 (SUNSET)": 100})]
 
 
-def test_steps_after_the_sunset_change_nothing() -> None:
+def test_timeline_is_not_changed_by_steps_after_the_sunset() -> None:
     assert rows(v2_rollout="2026-08-01=50") == [
         ("03-01", {"v1 (DEFAULT)": 100}),
         ("07-07", {"v2 (SUNSET)": 100}),
     ]
 
 
-def test_a_sunset_of_ones_own() -> None:
+def test_timeline_with_a_sunset_of_ones_own() -> None:
     assert rows(v1_sunset="2026-05-01", v2_rollout=STEPS) == [
         ("03-01", {"v1 (DEFAULT)": 100}),
         ("05-01", {"v2 (SUNSET)": 100}),
@@ -105,11 +105,13 @@ def test_a_sunset_of_ones_own() -> None:
         ({"after_sunset": "raise"}, "v1 (DEFAULT)", "v2 (SUNSET)"),
     ],
 )
-def test_versions_that_are_pinned(settings: dict[str, Any], before: str, after: str) -> None:
+def test_timeline_with_versions_that_are_pinned(
+    settings: dict[str, Any], before: str, after: str
+) -> None:
     assert rows(**settings) == [("03-01", {before: 100}), ("07-07", {after: 100})]
 
 
-def test_a_salt_chooses_other_jobs() -> None:
+def test_timeline_with_a_salt_chooses_other_jobs() -> None:
     found = rows(v2_rollout=5, rollout_salt="summer")
     assert found[0][1]["v2 (ROLLOUT)"] == percent_below(5, "summer") != percent_below(5)
 
@@ -127,7 +129,7 @@ def never(context: rc.RouteContext) -> bool:
     ],
 )
 @pytest.mark.parametrize("flag", [never, "no_such_module:flag"])
-def test_a_flag_is_named_but_not_asked(
+def test_timeline_names_a_flag_but_does_not_ask_it(
     settings: dict[str, Any], asked: list[bool], flag: Any
 ) -> None:
     made = rc.Settings(v2_flag=flag, **settings)
@@ -138,7 +140,7 @@ def test_a_flag_is_named_but_not_asked(
     ]
 
 
-def test_calls_go_where_it_says() -> None:
+def test_timeline_says_where_calls_go() -> None:
     settings = rc.Settings(v2_rollout=STEPS, rollout_salt="summer")
     for period in timeline(settings, datetime(2026, 6, 1, tzinfo=UTC)):
         with FakeTime(period.start).client(settings) as client:
@@ -158,7 +160,9 @@ def environ(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_all
 
 
-def test_lines(environ: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_timeline_command_prints_lines(
+    environ: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     environ(v2_rollout=STEPS)
     assert main(["timeline", "--from", "2026-03-01"]) == 0
     few, half = percent_below(5), percent_below(50)
@@ -173,7 +177,7 @@ def test_lines(environ: Callable[..., None], capsys: pytest.CaptureFixture[str])
     )
 
 
-def test_lines_name_the_flag_and_the_error(
+def test_timeline_command_names_the_flag_and_the_error(
     environ: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     environ(v2_flag="no_such_module:flag")
@@ -189,7 +193,9 @@ def test_lines_name_the_flag_and_the_error(
     )
 
 
-def test_json(environ: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_timeline_command_prints_json(
+    environ: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
     environ(v2_rollout=STEPS, v2_flag="no_such_module:flag", after_sunset="raise")
     assert main(["timeline", "--from", "2026-06-15T12:00Z", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -214,7 +220,7 @@ def test_json(environ: Callable[..., None], capsys: pytest.CaptureFixture[str]) 
     assert err == ""
 
 
-def test_json_where_calls_fail(
+def test_timeline_command_prints_json_where_calls_fail(
     environ: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     environ(api_version="v1", after_sunset="raise")
@@ -225,14 +231,14 @@ def test_json_where_calls_fail(
     ]
 
 
-def test_without_a_date_it_starts_now(capsys: pytest.CaptureFixture[str]) -> None:
+def test_timeline_command_starts_now_without_a_date(capsys: pytest.CaptureFixture[str]) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     assert main(["timeline", "--json"]) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[0])
     assert before <= datetime.fromisoformat(first["from"]) <= datetime.now(UTC)
 
 
-def test_wrong_dates_and_settings(
+def test_timeline_command_refuses_wrong_dates_and_settings(
     environ: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):

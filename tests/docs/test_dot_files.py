@@ -55,13 +55,13 @@ def test_contributing_names_what_is_in_the_files_of_a_step() -> None:
     steps = re.findall(r"^\d\. (.+?)(?=^\d\. |^$)", TEXTS["CONTRIBUTING"], re.MULTILINE | re.DOTALL)
     assert len(steps) > 15
     for step in (step for step in steps if "<" not in step):
-        files = [path for token in quoted(step) if "/" in token for path in paths_of(token)]
+        files = [path for token in quoted(step) for path in paths_of(token)]
         texts = [
             file.read_text("utf-8")
             for path in files
             for file in (path.glob("*.py") if path.is_dir() else [path])
         ]
         for token in quoted(step):
-            if texts and re.fullmatch(r"[\w.]+", token) and not token.endswith(".md"):
+            if texts and re.fullmatch(r"[\w.]+", token) and not paths_of(token):
                 word = token.rpartition(".")[2]
                 assert any(re.search(rf"\b{word}\b", text) for text in texts), (token, step)

@@ -21,17 +21,17 @@ PAGES = ("README.md", "CHANGELOG.md", "tests/README.md", "tests/benchmarks/READM
 SOURCE = "\n".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
 
 
-def test_it_is_short() -> None:
+def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 380
 
 
-def test_the_example_is_the_one_that_is_run() -> None:
+def test_readme_example_is_the_one_that_is_run() -> None:
     assert f"<!-- example -->\n```python\n{EXAMPLE}```\n<!-- /example -->" in README
     assert EXAMPLE in blocks("python")
 
 
 @pytest.mark.parametrize("code", SNIPPETS)
-def test_the_python_in_it_runs(code: str) -> None:
+def test_readme_python_runs(code: str) -> None:
     with FaultServer() as server:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code],
@@ -48,7 +48,7 @@ def test_the_python_in_it_runs(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_endpoints_are_those_of_the_code() -> None:
+def test_readme_endpoints_are_those_of_the_code() -> None:
     rows = [
         f"| `{one.call}` | {f'`{one.successor}`' if one.successor else 'none; it is left to v1'} |"
         for one in ENDPOINTS
@@ -56,20 +56,20 @@ def test_the_endpoints_are_those_of_the_code() -> None:
     assert marked("endpoints") == ["| v1 | v2 |", "| --- | --- |", *rows]
 
 
-def test_every_setting_has_its_row() -> None:
+def test_readme_has_a_row_for_every_setting() -> None:
     for name in rc.Settings.__init__.__annotations__:
         if name != "return":
             variable = f"`{VARIABLES[name]}`" if name in VARIABLES else "\u2013"
             assert f"| `{name}` | {variable} |" in README
 
 
-def test_every_error_and_reason_is_named() -> None:
+def test_readme_names_every_error_and_reason() -> None:
     for name in [*rc.__all__, *rc.RouteReason.__members__]:
         if name.endswith("Error") or name in rc.RouteReason.__members__:
             assert f"`{name}`" in README, name
 
 
-def test_messages_of_ours_are_those_of_the_code() -> None:
+def test_readme_messages_are_those_of_the_code() -> None:
     rows = README.partition("## By the message")[2].partition("\n## ")[0]
     for words in (
         "API v2 takes no file by its name",
@@ -83,7 +83,7 @@ def test_messages_of_ours_are_those_of_the_code() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_readme_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
@@ -94,13 +94,13 @@ def test_links_lead_somewhere(page: str) -> None:
             assert ((ROOT / page).parent / link).exists(), link
 
 
-def test_nobody_is_told_to_install_a_strangers_package() -> None:
+def test_readme_tells_nobody_to_install_a_strangers_package() -> None:
     for page in PAGES:
         text = (ROOT / page).read_text("utf-8")
         assert not re.search(r"(pip|uv|pipx) +install +['\"]?revenuebase-compat", text), page
 
 
-def test_modules_that_pages_name_are_there() -> None:
+def test_readme_names_modules_that_are_there() -> None:
     changed = (ROOT / "CHANGELOG.md").read_text("utf-8").partition("### Changed")[2]
     named = re.findall(r"is\s+`(revenuebase_compat\.[\w.]+)`", changed)
     assert len(named) == 4
@@ -112,7 +112,7 @@ def test_modules_that_pages_name_are_there() -> None:
     assert adopt.uninstall
 
 
-def test_the_soak_that_is_told_of_is_the_one_in_the_code() -> None:
+def test_readme_soak_is_the_one_in_the_code() -> None:
     page = " ".join((ROOT / "tests/README.md").read_text("utf-8").split())
     assert f"had {test_soak.THREADS} threads and {test_soak.TASKS} asyncio tasks" in page
     assert f"with {test_soak.SHARE:.0%} faults".replace("%", " %") in page

@@ -78,7 +78,7 @@ def gateway(words: list[str], sandbox: Sandbox, folder: Path) -> Iterator[str]:
             process.terminate()
 
 
-def test_every_command_is_one() -> None:
+def test_readme_commands_exist() -> None:
     known = {"run", "report", "timeline", "route", "cancel", "sandbox", "gateway"}
     assert {words[0] for _, words in OURS} == known
     for _, words in OURS:
@@ -87,7 +87,7 @@ def test_every_command_is_one() -> None:
     assert others == {"python3", "pip"}, "the gate runs these"
 
 
-def test_what_the_commands_are_said_to_do(tmp_path: Path) -> None:
+def test_readme_commands_do_what_is_said(tmp_path: Path) -> None:
     write_files(tmp_path)
     (tmp_path / "ids.csv").write_text("process_id,file\n5,a.csv\n6,b.csv\n")
     (tmp_path / "app.py").write_text(APP)
@@ -122,7 +122,7 @@ def test_what_the_commands_are_said_to_do(tmp_path: Path) -> None:
     assert (tmp_path / "cancel.journal").exists()
 
 
-def test_a_request_that_is_left_is_in_the_report(tmp_path: Path) -> None:
+def test_readme_report_holds_a_request_that_is_left(tmp_path: Path) -> None:
     lines = [*APP.splitlines(), 'call("POST", "/v1/batch-process-email", filename="a.csv")']
     (tmp_path / "app.py").write_text("\n".join(lines))
     run, report = ([str(BIN / "revenuebase-compat"), *words] for _, words in OURS[1:3])
@@ -135,7 +135,7 @@ def test_a_request_that_is_left_is_in_the_report(tmp_path: Path) -> None:
     assert "POST /v1/batch-process-email" in told.stdout
 
 
-def test_the_gateway_and_its_probe(tmp_path: Path) -> None:
+def test_readme_gateway_and_its_probe(tmp_path: Path) -> None:
     [words] = [words for _, words in OURS if words[0] == "gateway"]
     [command] = [text for text in recipe("Kubernetes probe") if text.startswith("exec:")]
     python, *rest = re.findall(r"\[(\w+), (-c), \"(.*)\"\]", command)[0]
@@ -156,7 +156,7 @@ def test_the_gateway_and_its_probe(tmp_path: Path) -> None:
     ]
 
 
-def test_the_entry_point_of_a_container(tmp_path: Path) -> None:
+def test_readme_entry_point_of_a_container(tmp_path: Path) -> None:
     [line] = [text for text in recipe("container") if text.startswith("ENTRYPOINT ")]
     entry = json.loads(line.removeprefix("ENTRYPOINT "))
     (tmp_path / "app.py").write_text(APP)
@@ -167,7 +167,7 @@ def test_the_entry_point_of_a_container(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_the_systemd_unit(tmp_path: Path) -> None:
+def test_readme_systemd_unit(tmp_path: Path) -> None:
     lines = [text for text in recipe("systemd") if "=" in text]
     start = next(line for line in lines if line.startswith("ExecStart="))
     words = shlex.split(start.partition("=")[2])

@@ -40,11 +40,11 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
         sys.modules.pop(name.removesuffix(".py"), None)
 
 
-def test_each_file_is_tested_here() -> None:
+def test_readme_files_are_each_tested_here() -> None:
     assert sorted(FILES) == ["api.py", "fileflag.py", "flagdflag.py", "tasks.py", "views.py"]
 
 
-def test_the_fastapi_endpoint(load: Load, revenuebase_sandbox: Sandbox) -> None:
+def test_readme_fastapi_endpoint(load: Load, revenuebase_sandbox: Sandbox) -> None:
     for job, state in {1: "QUEUED", 2: "CANCELLED", 3: "COMPLETED"}.items():
         revenuebase_sandbox.add_job(job, state)
     module = load("api")
@@ -92,7 +92,7 @@ def told(code: str, folder: Path, server: Sandbox) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_the_celery_task(tmp_path: Path) -> None:
+def test_readme_celery_task(tmp_path: Path) -> None:
     code = (
         "import json, tasks\n"
         "for job in (3, 1, 2, 4):\n"
@@ -114,7 +114,7 @@ def test_the_celery_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_django_view(tmp_path: Path) -> None:
+def test_readme_django_view(tmp_path: Path) -> None:
     code = (
         "import json\n"
         "from django.conf import settings\n"
@@ -147,7 +147,7 @@ def share(flag: str) -> float:
     return routes.count("v2 (FLAG)") / 10
 
 
-def test_the_flag_file(load: Load, tmp_path: Path) -> None:
+def test_readme_flag_file(load: Load, tmp_path: Path) -> None:
     flag = load("fileflag").flag
     assert 7 < share("fileflag:flag") < 13
     context = type("Context", (), {"process_id": None})
@@ -160,7 +160,7 @@ def test_the_flag_file(load: Load, tmp_path: Path) -> None:
 @pytest.mark.skipif(
     not hasattr(api, "set_provider_and_wait"), reason="openfeature-sdk has it from 0.10 on"
 )
-def test_the_flag_of_flagd(load: Load) -> None:
+def test_readme_flag_of_flagd(load: Load) -> None:
     try:
         load("flagdflag")
         assert 7 < share("flagdflag:flag") < 13

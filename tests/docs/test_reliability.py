@@ -19,7 +19,7 @@ def cells() -> Mapping[str, Mapping[str, Cell]]:
     return table()
 
 
-def test_what_we_tell_is_right(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+def test_table_of_what_we_tell_is_right(cells: Mapping[str, Mapping[str, Cell]]) -> None:
     wrong = {
         f"{title} ({contender})": str(of[contender])
         for title, of in cells.items()
@@ -29,19 +29,19 @@ def test_what_we_tell_is_right(cells: Mapping[str, Mapping[str, Cell]]) -> None:
     assert wrong == {}
 
 
-def test_sync_and_async_tell_the_same(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+def test_table_tells_the_same_of_sync_and_async(cells: Mapping[str, Mapping[str, Cell]]) -> None:
     assert {title: of["ours"] for title, of in cells.items()} == {
         title: of["ours_async"] for title, of in cells.items()
     }
 
 
-def test_the_judge_finds_fault_with_others(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+def test_table_finds_fault_with_others(cells: Mapping[str, Mapping[str, Cell]]) -> None:
     assert {of[name].severity for of in cells.values() for name in ("httpx", "sdk")} == set(
         Severity
     )
 
 
-def test_the_page_shows_this_table(cells: Mapping[str, Mapping[str, Cell]]) -> None:
+def test_table_is_the_one_that_the_page_shows(cells: Mapping[str, Mapping[str, Cell]]) -> None:
     page = (REPOSITORY / "tests/README.md").read_text("utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
     shown = page.partition(BEGIN)[2].partition(END)[0]

@@ -46,14 +46,14 @@ def events(played: Play) -> Iterator[rc.CancelEvent]:
         yield from chapter.events
 
 
-def test_no_job_is_lost(played: Play) -> None:
+def test_rollout_play_loses_no_job(played: Play) -> None:
     assert played.sandbox.jobs.keys() == WHEN.keys()
     assert len(WHEN) == JOBS
     assert {job.status for job in played.sandbox.jobs.values()} == {"CANCELLING"}
     assert played.no_response_from() == []
 
 
-def test_each_decision_has_its_reason(played: Play) -> None:
+def test_rollout_play_has_a_reason_for_each_decision(played: Play) -> None:
     found = {
         chapter.title: {str(event.route) for event in chapter.events} for chapter in played.chapters
     }
@@ -66,7 +66,7 @@ def test_each_decision_has_its_reason(played: Play) -> None:
                 assert str(event.route) == ("v2 (ROLLOUT)" if in_share else "v1 (DEFAULT)")
 
 
-def test_each_job_has_its_event_and_each_request_is_counted(played: Play) -> None:
+def test_rollout_play_has_an_event_for_each_job_and_counts_each_request(played: Play) -> None:
     told = sorted(event.process_id for event in events(played))
     assert told == sorted([*WHEN, *played.failures])
     requests = played.sandbox.requests
@@ -78,7 +78,7 @@ def test_each_job_has_its_event_and_each_request_is_counted(played: Play) -> Non
     assert len({request.path for request in requests[-after:]}) == after
 
 
-def test_lost_answers_are_found_out(played: Play) -> None:
+def test_rollout_play_finds_out_lost_answers(played: Play) -> None:
     found = chapter(played, "each version loses an answer").events
     again = [event for event in found if event.attempts > 1]
     assert {str(event.route) for event in again} == {"v1 (DEFAULT)", "v2 (ROLLOUT)"}
@@ -91,7 +91,7 @@ def test_lost_answers_are_found_out(played: Play) -> None:
     assert sorted(reads) == [("v1", 200), ("v2", 200)]
 
 
-def test_the_outage_is_answered_by_the_flag(played: Play) -> None:
+def test_rollout_play_answers_the_outage_by_the_flag(played: Play) -> None:
     during = chapter(played, "v2 is out: 503").events
     failed = {event.process_id for event in during if event.outcome != "cancelled"}
     assert failed == {job.process_id for job in during if str(job.route) == "v2 (ROLLOUT)"}
@@ -113,7 +113,7 @@ def test_the_outage_is_answered_by_the_flag(played: Play) -> None:
     assert {failure.status for failure in played.failures.values()} == {"QUEUED", "CANCELLING"}
 
 
-def test_a_rehearsal_is_remembered_for_15_minutes(played: Play) -> None:
+def test_rollout_play_remembers_a_rehearsal_for_15_minutes(played: Play) -> None:
     rehearsal = chapter(played, "v1 rehearses its end: 410").events
     over = chapter(played, "rehearsal over").events
     last_told = None
@@ -135,14 +135,14 @@ def test_a_rehearsal_is_remembered_for_15_minutes(played: Play) -> None:
     assert over[0] in remembered, "v1 is back, but was told to be gone a short while ago"
 
 
-def test_v1_is_still_spoken_of_until_it_ends_and_not_after(played: Play) -> None:
+def test_rollout_play_speaks_of_v1_until_it_ends_and_not_after(played: Play) -> None:
     assert all(chapter.notices for chapter in played.chapters[:-1])
     assert played.chapters[-1].notices == 0
     # Thirty calls a day within six hours: a notice an hour.
     assert chapter(played, "share 0 %").notices == 14 * 6
 
 
-def test_what_is_printed_holds(
+def test_rollout_play_prints_what_holds(
     played: Play, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(rollout_play, "play", lambda: played)
@@ -174,7 +174,7 @@ def test_what_is_printed_holds(
     [("QUEUED", True, "QUEUED"), ("CANCELLING", False, "CANCELLING")],
     ids=["never cancelled", "an error that lied"],
 )
-def test_a_job_that_is_lost_would_be_told(
+def test_rollout_play_would_tell_of_a_job_that_is_lost(
     played: Play,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -8,6 +8,7 @@ Each row is a run of the program against the sandbox, whose v1 is gone; none of 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
-from tests.adopt import test_runner, test_sdk_names
+from tests.adopt import test_other_programs, test_runner, test_sdk_names
 from tests.support import AFTER, SUNSET
 from tests.support.environments import environment
 from tests.support.programs import GONE, LIBRARIES, PROGRAMS, api, execute
@@ -43,7 +44,7 @@ def table() -> Iterator[str]:
     head = ["program", "without us", *(title for title, *_ in STEPS), "start"]
     yield _line(head)
     yield _line(["---"] * len(head))
-    for row in (*_sdks(), *_scripts(), *_served()):
+    for row in (*_sdks(), *_scripts(), *_others(), *_served()):
         yield _line(row)
 
 
@@ -120,16 +121,57 @@ def _scripts() -> Iterator[list[str]]:
 
         with (
             tempfile.TemporaryDirectory() as folder,
-            api(Path(folder), now=AFTER) as (
-                sandbox,
-                front,
-            ),
+            api(Path(folder), now=AFTER) as (sandbox, front),
         ):
             assert set(run(*WORK, START, under=None)) == {410}
             [started] = run(START, under=GONE)
             sandbox.requests.clear()
             cells = _cells(sandbox.requests, run(*WORK, under=GONE))
         yield [f"script on {name}", "✗ 410 Gone", *cells, f"✗ {started}"]
+
+
+# --- programs that do a part of the work ------------------------------------------------------
+
+
+def _others() -> Iterator[list[str]]:
+    calls = [[name, given] for name, (given, _) in test_other_programs.TOOLS.items()]
+    tools = ("credits", "verify", "list", "status", "cancel", "new key")
+    with tempfile.TemporaryDirectory() as folder, api(Path(folder), now=AFTER) as (sandbox, front):
+        bare, _ = test_other_programs.mcp(front, calls, None)
+        assert {answer["status"] for _, _, answer in bare[1:]} == {410}
+        found, _ = test_other_programs.mcp(front, calls, GONE)
+        [started] = [answer["status"] for name, _, answer in found[1:] if name == "start_process"]
+        cells = _arrived(sandbox, tools)
+        yield ["MCP server on stdio, on requests", "✗ 410 Gone", *cells, f"✗ {started}"]
+
+    with test_other_programs.account(now=AFTER) as sandbox:
+        assert {status for _, status, *_ in test_other_programs.javascript(sandbox.base_url)} == {
+            410
+        }
+        with test_other_programs.gateway(sandbox.base_url) as url:
+            test_other_programs.javascript(url)
+        cells = _arrived(sandbox, [title for title, *_ in STEPS])
+        yield ["JavaScript (`fetch`) by the gateway", "✗ 410 Gone", *cells, ""]
+
+    with tempfile.TemporaryDirectory() as folder, _sandbox() as sandbox:
+        sandbox.queued_for = sandbox.processing_for = 0.1
+        environ = test_runner.variables(sandbox, JOBS_QUEUE=folder)
+        for prefix in ([], test_runner.run()):
+            command, sign = [*prefix, *test_other_programs.CELERY], r"batch: done (\d+)"
+            with test_runner.started(command, environ, sign, graceful=False) as told:
+                assert told[1] == ("200" if prefix else "410")
+        cells = _arrived(sandbox, ("credits", "upload", "status", "download"))
+        yield ["batch of a celery worker (prefork)", "✗ 410 Gone", *cells, ""]
+
+
+def _arrived(sandbox: Sandbox, titles: Sequence[str]) -> list[str]:
+    """For each step of a program that takes those, whether v2 has answered it with 200."""
+    moved = {f"{one.method} {one.path}" for one in sandbox.requests if one.status == 200}
+    found = {re.sub(r"/\d+", "/{}", call) for call in moved}
+    return [
+        "" if title not in titles else "✓" if re.sub(r"/\d+", "/{}", v2) in found else "✗"
+        for title, _, v2 in STEPS
+    ]
 
 
 # --- services, which only cancel --------------------------------------------------------------

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context
-from revenuebase_compat.core.cancellation import now_of
+from revenuebase_compat.core.calls import now_of
 from revenuebase_compat.core.decoding import Response
 from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, ENDPOINTS, START, Endpoint
 from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError, ConfigurationError

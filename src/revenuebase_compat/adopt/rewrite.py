@@ -15,16 +15,16 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
-from revenuebase_compat.core import cancellation, responses
+from revenuebase_compat.core import responses
+from revenuebase_compat.core.calls import Call, CallContext
 from revenuebase_compat.core.decoding import Response, unpack
 from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, START, Endpoint
 from revenuebase_compat.core.errors import ApiVersionRetiredError, InvalidProcessIdError
-from revenuebase_compat.core.events import CancelEvent
 from revenuebase_compat.core.models import check_process_id
-from revenuebase_compat.core.notices import Notice, NoticeKind
+from revenuebase_compat.core.notices import NoticeKind
 from revenuebase_compat.core.protocol import Request, to_v2
-from revenuebase_compat.core.routes import V1_GONE, Route
-from revenuebase_compat.core.routing import EvaluateFlag, may_leave_v1
+from revenuebase_compat.core.routes import V1_GONE
+from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.core.versions import V2, Phase, phase
 
@@ -248,7 +248,7 @@ MoveSteps = Generator[EvaluateFlag | Forward, Any, None]
 
 
 def move(
-    context: cancellation.CallContext,
+    context: CallContext,
     endpoint: Endpoint,
     process_id: int | None = None,
     *,
@@ -270,50 +270,31 @@ def move(
     Raises:
         ApiVersionRetiredError: as ``cancel_job``, but only if ``strict``.
     """
-    settings, started, now = context.settings, context.monotonic(), cancellation.now_of(context)
-    chosen: Route | None = None
-    attempts, outcome, status, unknown = 0, "interrupted", None, False
-
-    def notify(kind: NoticeKind, answer: Response | None = None, *facts: Any) -> None:
-        if endpoint is CANCEL:
-            code = answer.status if answer else None
-            at = context.monotonic()
-            context.notify(Notice(kind, chosen, now, at, settings, code, *facts))
-
+    if endpoint is not CANCEL:  # of the others, ``interceptor`` and gateway say what is left to v1
+        context = context._replace(notify=lambda notice: None)
+    call = Call(context, process_id or 0, endpoint)
+    outcome, status = "interrupted", None
     try:
         try:
-            chosen = yield from cancellation.route(context, process_id, now)
+            yield from call.decide(process_id)
         except ApiVersionRetiredError:
-            notify(NoticeKind.FAILED)
             if strict:
                 raise
-        moved = chosen is not None and chosen.version is V2
-        if not moved and chosen is not None:
-            notify(NoticeKind.USES_V1)
-        elif moved and not settings.admits_v2:
-            notify(NoticeKind.MIGRATED)
-        attempts, unknown = 1, True
+        moved = call.route is not None and call.version is V2
+        call.attempts, call.maybe_applied = 1, True
         answer = yield Forward(to_v2(endpoint, process_id) if moved else None)
         if not moved:
-            said = responses.announcement(answer)
-            if said is not None:
-                notify(NoticeKind.ANNOUNCED, answer, said.sunset, said.successor)
-            if answer.status == responses.GONE:
-                context.retired_at[settings.base_url] = context.monotonic()
-                if may_leave_v1(settings) and (replayable or endpoint.names_job):
-                    chosen, attempts = V1_GONE, 2
-                    notify(NoticeKind.V1_GONE, answer)
-                    answer = yield Forward(to_v2(endpoint, process_id))
-        status, unknown = answer.status, responses.maybe_applied(answer)
+            call.hear_v1(answer)
+            if call.retired(answer) and (replayable or endpoint.names_job):
+                call.attempts = 2
+                call.switch(V1_GONE, NoticeKind.V1_GONE, answer)
+                answer = yield Forward(to_v2(endpoint, process_id))
+        status, call.maybe_applied = answer.status, responses.maybe_applied(answer)
         outcome = "cancelled" if 200 <= answer.status < 300 else "http_error"
     except Exception as error:
         outcome = type(error).__name__
         raise
     finally:
-        if endpoint is CANCEL and attempts and settings.on_event is not None:
-            assert process_id is not None  # noqa: S101 (a cancel names its job)
-            took = context.monotonic() - started
-            switched = chosen is V1_GONE and attempts == 2
-            context.emit(
-                CancelEvent(process_id, chosen, attempts, switched, took, outcome, unknown, status)
-            )
+        if endpoint is CANCEL and call.attempts and call.settings.on_event is not None:
+            unknown = call.maybe_applied
+            context.emit(call.event(outcome, outcome_unknown=unknown, status_code=status))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-from revenuebase_compat.core import cancellation
+from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
 from revenuebase_compat.core.models import CancelResult, Job, JobId, check_process_id, check_wait
 from revenuebase_compat.core.routes import Route
@@ -64,8 +64,8 @@ class _Base:
 
     def _route(self, process_id: JobId) -> Generator[EvaluateFlag, bool | None, Route]:
         context = self.runtime.context()
-        now = cancellation.now_of(context)
-        return cancellation.route(context, check_process_id(process_id), now)
+        now = calls.now_of(context)
+        return calls.route(context, check_process_id(process_id), now)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} holds connections: pickle its settings instead")

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from revenuebase_compat.core import cancellation
+from revenuebase_compat.core.calls import CallContext
 from revenuebase_compat.core.events import CancelEvent
 from revenuebase_compat.core.notices import Notice
 from revenuebase_compat.core.settings import Settings
@@ -41,12 +42,10 @@ def call_context(
     clock: Callable[[], datetime] = utc_now,
     monotonic: Callable[[], float] = time.monotonic,
     random: Callable[[], float] = jitter,
-) -> cancellation.CallContext:
+) -> CallContext:
     """What one call reads of the world and tells it, with the memory of this process."""
     hear = partial(emit, settings)
-    return cancellation.CallContext(
-        settings, clock, monotonic, random, memory.retired_at, notify, hear
-    )
+    return CallContext(settings, clock, monotonic, random, memory.retired_at, notify, hear)
 
 
 def emit(settings: Settings, event: CancelEvent) -> None:
@@ -85,7 +84,7 @@ class Runtime(NamedTuple):
     sleep: Callable[[float], Any]
     send: Any
 
-    def context(self, site: notices.CallSite | None = None) -> cancellation.CallContext:
+    def context(self, site: notices.CallSite | None = None) -> CallContext:
         """What a call is given; ``site`` is the user's line, where it is off the stack by then."""
         notify = notices.tell if site is None else partial(notices.tell, site=site)
         return call_context(self.settings, notify, self.clock, self.monotonic, self.random)

@@ -18,15 +18,14 @@ decided here and nowhere else; ``failures`` words the errors.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import responses
+from .calls import CallContext, now_of
 from .decoding import AttemptOutcome, NoResponse, Response, Unusable, cut_short, read_job
 from .endpoints import CANCEL, STATUS
 from .errors import (
     AlreadyCancelledError,
-    ApiVersionRetiredError,
     CancelError,
     ConfigurationError,
     JobNotFoundError,
@@ -34,21 +33,18 @@ from .errors import (
     UnexpectedResponseError,
 )
 from .events import CancelEvent
-from .failures import CallRecord
+from .failures import FailingCall
 from .models import CancelResult, Job, JobStatus
-from .notices import Notice, NoticeKind
+from .notices import NoticeKind
 from .protocol import WIRES, Request
 from .responses import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
 from .routes import V1_GONE, V2_MISSING, Route
-from .routing import EvaluateFlag, decide, may_leave_v1, may_return_to_v1
-from .settings import Settings, check_already_cancelled
+from .routing import EvaluateFlag, may_leave_v1, may_return_to_v1
+from .settings import check_already_cancelled
 from .versions import V1
 
 if TYPE_CHECKING:
     from packaging.version import Version
-
-#: Seconds a 410 from v1 is remembered: vendors rehearse retirements, and roll them back.
-RETIRED_FOR = 15 * 60.0
 
 BACKOFF_BASE = 0.5
 BACKOFF_CAP = 8.0
@@ -83,37 +79,6 @@ Command = EvaluateFlag | SendRequest | Sleep
 T = TypeVar("T")
 Steps = Generator[Command, Any, T]
 Flow = Steps[CancelResult]
-
-
-class CallContext(NamedTuple):
-    """What a call is given: settings, clocks, chance, memory, and listeners."""
-
-    settings: Settings
-    clock: Callable[[], datetime]
-    monotonic: Callable[[], float]
-    random: Callable[[], float]
-    #: base URL → monotonic time of the last 410 from v1; shared by a process.
-    retired_at: dict[str, float]
-    notify: Callable[[Notice], None]
-    emit: Callable[[CancelEvent], None]
-
-
-def now_of(context: CallContext) -> datetime:
-    """The clock's time, which must know its zone."""
-    now = context.clock()
-    if now.tzinfo is None:
-        raise ConfigurationError(f"clock() gave {now!r}: give an aware datetime, such as UTC")
-    return now
-
-
-def route(
-    context: CallContext, process_id: int | None, now: datetime
-) -> Generator[EvaluateFlag, bool | None, Route]:
-    """Decide, and send nothing."""
-    settings = context.settings
-    since = context.retired_at.get(settings.base_url)
-    retired = since is not None and 0 <= context.monotonic() - since < RETIRED_FOR
-    return (yield from decide(settings, process_id, now, v1_retired=retired))
 
 
 def cancel(
@@ -165,7 +130,7 @@ def cancel(
     finally:
         # Also when the driver closes us, as the caller was interrupted or cancelled.
         if on_end is not None or context.settings.on_event is not None:
-            event = call.event(outcome, context.monotonic() - call.started, **facts)
+            event = call.event(outcome, **facts)
             if on_end is not None:
                 on_end(event)
             if context.settings.on_event is not None:
@@ -189,20 +154,14 @@ def get_job(context: CallContext, process_id: int) -> Steps[Job]:
     raise call.failed(answer)
 
 
-class _Call(CallRecord):
+class _Call(FailingCall):
     """The state of one call, and the steps that read and change it."""
-
-    #: The time of the decision, read first of all.
-    now: datetime
 
     def __init__(
         self, context: CallContext, process_id: int, already_cancelled: str | None = None
     ) -> None:
-        super().__init__(context.settings, process_id)
-        self.context = context
+        super().__init__(context, process_id)
         self.already_cancelled = already_cancelled or context.settings.already_cancelled
-        self.endpoint = CANCEL
-        self.started = context.monotonic()
         self.deadline = self.started + context.settings.timeout
 
     def send(self, *, status: bool = False) -> Steps[AttemptOutcome]:
@@ -214,22 +173,12 @@ class _Call(CallRecord):
                 "Settings(api_key=…)",
                 process_id=self.process_id,
             )
-        self.now = now_of(self.context)
-        try:
-            self.route = yield from route(self.context, self.process_id, self.now)
-        except ApiVersionRetiredError:
-            self.notify(NoticeKind.FAILED)
-            raise
-        if self.version is V1:
-            self.notify(NoticeKind.USES_V1)
-        elif not self.settings.admits_v2:
-            self.notify(NoticeKind.MIGRATED)
+        yield from self.decide(self.process_id)
         answer = yield from self.send_with_retries(self.version, status=status, counted=True)
         other = self.fallback_route(answer)
         if other is not None:
-            self.route, self.switched = other, True
             kind = NoticeKind.V1_GONE if other is V1_GONE else NoticeKind.V2_MISSING
-            self.notify(kind, answer)
+            self.switch(other, kind, answer)
             answer = yield from self.send_with_retries(self.version, status=status, counted=True)
             self.fallback_route(answer)  # only for what it remembers
         return answer
@@ -269,7 +218,7 @@ class _Call(CallRecord):
                 again = responses.should_retry(answer) and not _is_missing(version, answer)
                 applied = responses.maybe_applied(answer)
                 if version is V1 and counted:
-                    self.read_deprecation_headers(answer)
+                    self.hear_v1(answer)
             self.maybe_applied = before or (applied and not status)
             if last or not again:
                 break
@@ -293,9 +242,8 @@ class _Call(CallRecord):
         if isinstance(answer, NoResponse):
             return None
         if self.version is V1:
-            if answer.status == GONE:
-                self.context.retired_at[self.settings.base_url] = self.context.monotonic()
-            if _is_missing(V1, answer) and may_leave_v1(self.settings):
+            missing = answer.status in MISSING and may_leave_v1(self.settings)
+            if self.retired(answer) or missing:
                 return V1_GONE
         elif answer.status in MISSING and may_return_to_v1(self.settings, self.now):
             return V2_MISSING
@@ -401,20 +349,6 @@ class _Call(CallRecord):
         self.maybe_applied = True  # and has been: what comes after may still fail
         read = job.process_id, job.filename, job.current_status, job.message, job.extra
         return CancelResult(*read, route=self.chosen, attempts=self.attempts)
-
-    def read_deprecation_headers(self, answer: Response) -> None:
-        """Pass on what the server's headers say of the end of v1."""
-        said = responses.announcement(answer)
-        if said is not None:
-            self.notify(NoticeKind.ANNOUNCED, answer, said.sunset, said.successor)
-
-    def notify(
-        self, kind: NoticeKind, answer: AttemptOutcome | None = None, *announced: Any
-    ) -> None:
-        status = answer.status if isinstance(answer, Response) else None
-        at, sunset, successor = self.context.monotonic(), *(announced or (None, None))
-        facts = kind, self.route, self.now, at, self.settings, status, sunset, successor
-        self.context.notify(Notice(*facts, self.endpoint))
 
 
 def _is_missing(version: Version, answer: Response) -> bool:

@@ -1,10 +1,11 @@
-"""What is known of one call, and the errors that are built of it (pure)."""
+"""The errors that a call may end in, built of what is known of it (pure)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from . import responses
+from .calls import Call
 from .decoding import AttemptOutcome, NoResponse, Response
 from .errors import (
     ApiVersionRetiredError,
@@ -20,16 +21,11 @@ from .errors import (
     TransportError,
     UnexpectedResponseError,
 )
-from .events import CancelEvent
 from .responses import GONE, MISSING
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from packaging.version import Version
-
-    from .routes import Route
-    from .settings import Settings
 
 _BODY_SHOWN = 8 * 1024
 
@@ -42,28 +38,8 @@ _BY_STATUS: dict[int, type[CancelError]] = {
 }
 
 
-class CallRecord:
-    """The facts of one call so far, which its errors and its event state."""
-
-    def __init__(self, settings: Settings, process_id: int) -> None:
-        self.settings = settings
-        self.process_id = process_id
-        self.route: Route | None = None
-        self.switched = False
-        #: Tries to send the request, and how many of them never connected.
-        self.attempts = 0
-        self.unsent = 0
-        #: A request was sent whose answer was lost or 5xx: it may have been applied.
-        self.maybe_applied = False
-
-    @property
-    def chosen(self) -> Route:
-        assert self.route is not None  # noqa: S101 (asked once it is decided)
-        return self.route
-
-    @property
-    def version(self) -> Version:
-        return self.chosen.version
+class FailingCall(Call):
+    """A call, and the errors it may end in."""
 
     def failure(self, answer: AttemptOutcome, now: datetime) -> CancelError:
         """The error for an answer that is neither 2xx nor 400, or for none; ``now`` is aware."""
@@ -135,17 +111,3 @@ class CallRecord:
         """The answer without the key, should the server have echoed it."""
         key = self.settings.api_key
         return answer if key is None else answer.without(key)
-
-    def event(self, outcome: str, duration: float, **facts: Any) -> CancelEvent:
-        """The event of this call; ``duration`` in seconds."""
-        return CancelEvent(
-            self.process_id,
-            self.route,
-            self.attempts,
-            self.switched,
-            duration,
-            outcome,
-            facts.get("outcome_unknown", self.maybe_applied and outcome != "cancelled"),
-            facts.get("status_code"),
-            self.unsent,
-        )

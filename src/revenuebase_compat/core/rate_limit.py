@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Any
 
 from . import responses
-from .cancellation import CallContext, Flow, SendRequest, Sleep
+from .calls import CallContext
+from .cancellation import Flow, SendRequest, Sleep
 from .decoding import AttemptOutcome, Response
 from .errors import RateLimitError
 

@@ -65,7 +65,9 @@ class Running:
         )
         with (
             self.switch.to(gateway),
-            httpx.Client(base_url=self.base_url, headers=KEY, timeout=10) as client,
+            httpx.Client(
+                base_url=self.base_url, headers=KEY, timeout=10, trust_env=False
+            ) as client,
         ):
             yield client
 

@@ -83,9 +83,9 @@ def arguments(name: str, value: str) -> dict[str, Any]:
 def show(step: str, found: Any) -> None:
     global uploaded
     if isinstance(found, sdk.APIError):
-        status = getattr(found, "status_code", None)
-        print(json.dumps({"step": step, "error": type(found).__name__, "status": status}))
-        print(json.dumps({"step": step, "body": found.body}))
+        status, body = getattr(found, "status_code", None), getattr(found, "body", None)
+        told = {"error": type(found).__name__, "status": status, "body": body}
+        print(json.dumps({"step": step, **told}), flush=True)
         return
     if isinstance(found, bytes):
         shown = found.decode()

@@ -271,7 +271,7 @@ class FaultServer:
 
     def _exchange(self, seen: RecordedRequest, *, apply: bool) -> Exchange:
         with self._lock:
-            status, content = self.make_answer(seen, apply=apply)
+            status, content = self._answer(seen, apply=apply)
             process_id = seen.process_id or 0
             current = self.jobs.get(process_id, "QUEUED")
         if isinstance(content, dict) and "process_id" in content:
@@ -280,7 +280,7 @@ class FaultServer:
             job = job_body(process_id, current)
         return Exchange(seen, status, content, job, self.port)
 
-    def make_answer(self, seen: RecordedRequest, *, apply: bool) -> tuple[int, object]:
+    def _answer(self, seen: RecordedRequest, *, apply: bool) -> tuple[int, object]:
         process_id = seen.process_id
         *_, method = _asked_for(seen.path, seen.body)
         if not seen.route:

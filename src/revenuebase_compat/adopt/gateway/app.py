@@ -25,7 +25,8 @@ from revenuebase_compat.adopt import rewrite
 from revenuebase_compat.adopt.report import Report
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context, utc_now
-from revenuebase_compat.core import cancellation, responses
+from revenuebase_compat.core import responses
+from revenuebase_compat.core.calls import now_of
 from revenuebase_compat.core.decoding import Response
 from revenuebase_compat.core.endpoints import CANCEL, DOWNLOAD, UPLOAD, Endpoint
 from revenuebase_compat.core.errors import ConfigurationError
@@ -287,7 +288,7 @@ class _Call:
     def _left(self, endpoint: Endpoint) -> None:
         self.fate = "left"
         if endpoint is not CANCEL:  # its notices are those of the facade
-            now = cancellation.now_of(self._gateway.context)
+            now = now_of(self._gateway.context)
             # Not the path of an unknown one, which may hold anything.
             call = endpoint.call if endpoint.method else f"{self._incoming.method} /v1/…"
             notices.log_left(*rewrite.pass_through(self._settings, now, endpoint, call))

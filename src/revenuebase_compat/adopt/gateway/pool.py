@@ -81,6 +81,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.fail(error)
+        self.transport.close()  # Python 3.10 calls one of TLS unclosed otherwise
 
     def pause_writing(self) -> None:
         self._may_write = False
