@@ -17,7 +17,7 @@ def goals(text: str) -> list[list[str]]:
     """The rows of the table of goals: what, goal, measured, met or missed."""
     table = re.search(r"^\| +\| goal \|.*?(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
     assert table
-    rows = table[0].strip().splitlines()[2:]
+    rows = [line for line in table[0].splitlines()[2:] if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 

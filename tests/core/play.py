@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from revenuebase_compat import CancelError, CancelEvent, CancelResult, ConfigurationError, Settings
-from revenuebase_compat.core import cancellation
+from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.decoding import AttemptOutcome, NoResponse, Response
 from revenuebase_compat.core.models import Job
 from revenuebase_compat.core.notices import Notice
@@ -84,8 +84,8 @@ class Play:
         self.settings = Settings(key, on_event=self.events.append, **settings)
         self.random = random
 
-    def context(self) -> cancellation.CallContext:
-        return cancellation.CallContext(
+    def context(self) -> calls.CallContext:
+        return calls.CallContext(
             self.settings,
             self.time.clock,
             self.time.monotonic,

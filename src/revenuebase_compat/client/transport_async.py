@@ -182,8 +182,11 @@ class _Pool:
             await self.close_idle()
 
     async def close_idle(self) -> None:
-        while self.free:
-            await self.free.pop().close()
+        # Those idle by now: what other tasks release meanwhile would have no end under load.
+        idle = [*self.free]
+        self.free.clear()
+        for connection in idle:
+            await connection.close()
 
 
 async def _read_async(response: httpx.Response) -> AttemptOutcome:
