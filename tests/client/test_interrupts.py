@@ -392,6 +392,8 @@ def test_no_file_descriptor_left(call: Call, left: int) -> None:
             take_all()  # the event loop has its own by now
             await client.cancel_job(42)
 
+    with FaultServer() as server:
+        call(settings(server.base_url))  # what is imported on first use takes a descriptor, too
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.create_server(("127.0.0.1", 0)) as listener:  # connects, and that is all
         given = settings(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.2)

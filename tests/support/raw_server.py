@@ -42,10 +42,14 @@ class RawServer:
         return [request.line for request in self.requests]
 
     def __enter__(self) -> RawServer:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closing a listener alone does not wake its accept().
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join(10)
         self._listener.close()
 
     def _accept(self) -> None:
