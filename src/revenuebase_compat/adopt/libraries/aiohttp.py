@@ -37,17 +37,14 @@ class AiohttpCall(Call):
             dumps = getattr(session, "_json_serialize_bytes", None) or session._json_serialize
             return as_bytes(dumps(options["json"]))
         data: Any = options.get("data")
-        if hasattr(data, "_value"):  # a payload made by hand, which is sent as it is
-            data = data._value
-            seekable = hasattr(data, "seekable") and data.seekable()
-            return (await peek(data))[0] if is_text(data) or seekable else b""
-        if hasattr(data, "__aiter__"):
+        # Of a payload made by hand, which is sent as it is.
+        held = getattr(data, "_value", data)
+        if hasattr(data, "__aiter__") and held is data:
             seen, options["data"] = await read_ahead(data, asynchronous=True)
-        elif is_text(data) or hasattr(data, "read"):
-            seen, options["data"] = await peek(data)
-        else:
-            seen = b""
-        return seen
+            return seen
+        # A file that cannot be wound back is not read: aiohttp frames each kind in its own way.
+        seekable = hasattr(held, "read") and hasattr(held, "seekable") and held.seekable()
+        return (await peek(held))[0] if is_text(held) or seekable else b""
 
     def replayable(self) -> bool:
         return is_text(self._options.get("data"))
