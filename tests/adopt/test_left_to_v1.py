@@ -50,9 +50,7 @@ class Sent:
         send, kinds = PROGRAMS[library]
         server.requests.clear()
         options = kinds[kind](data)
-        body = next(
-            (options[name] for name in ("data", "body", "content") if name in options), None
-        )
+        body: Any = next((options[one] for one in ("data", "body", "content") if one in options), 0)
         try:
             self.outcome: object = send(server.url + path, options)
         except Exception as error:
