@@ -1,156 +1,139 @@
-"""Calls of every kind at once, from threads, forks, signal handlers and tasks; prints what came.
+"""Threads, forks, signals and asyncio at once, over all libraries: ``URL SECONDS SEED``.
 
-``python stress.py URL CALLS`` sends each job once, by a library and from a place that follow from
-its number, so that two runs can be compared line by line.
+Prints one JSON object: the calls made (job, what was sent, by which library, its status), what
+failed, and how many descriptors were open before and after.
 """
 
 from __future__ import annotations
 
 import asyncio
 import faulthandler
-import http.client
+import gc
+import itertools
 import json
 import os
+import random
 import signal
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
 import httpx
-import requests
-import urllib3
+from senders import ASYNCHRONOUS, CANCEL, HEADERS, SENDERS, STATUS  # type: ignore[import-not-found]
 
-PATHS = ("/v1/cancel-process", "/v1/batch-process-email-status", "/v1/batch-download")
-URL, CALLS = sys.argv[1], int(sys.argv[2])
-KEY = {"x-key": "rb_test_stress"}
-here = threading.local()
-found: dict[int, str] = {}
+URL, SECONDS, SEED = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+SYNC = [name for name in SENDERS if name not in ASYNCHRONOUS]
 
-
-def session(kind: str) -> Any:
-    """One kept session for each thread, process and library; a handler has its own."""
-    name = f"{kind}-{os.getpid()}-{getattr(here, 'handling', False)}"
-    if not hasattr(here, name):
-        made = {"requests": requests.Session, "httpx": httpx.Client, "urllib3": urllib3.PoolManager}
-        setattr(here, name, made[kind]())
-    return getattr(here, name)
+calls: list[tuple[int, str, str, int]] = []
+failures: list[str] = []
+jobs = itertools.count(1000)
+ends = 0.0
 
 
-def by_urllib(url: str, body: dict[str, int]) -> int:
-    request = urllib.request.Request(url, json.dumps(body).encode(), KEY)
+def call(chance: random.Random, libraries: list[str], job: int | None = None) -> None:
+    number = next(jobs) if job is None else job
+    path, library = chance.choice((CANCEL, STATUS)), chance.choice(libraries)
     try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return len(response.read()) and int(response.status)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
+        calls.append((number, path, library, SENDERS[library](URL + path, number)))
+    except Exception:
+        failures.append(f"{library} {path} {number}: {traceback.format_exc()}")
 
 
-def by_http_client(url: str, body: dict[str, int]) -> int:
-    connection = http.client.HTTPConnection(url.split("/")[2], timeout=20)
+def threaded(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    while time.monotonic() < ends:
+        call(chance, list(SENDERS))
+
+
+def looping(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+
+    async def one(client: Any, session: aiohttp.ClientSession) -> None:
+        while time.monotonic() < ends:
+            number, path = next(jobs), chance.choice((CANCEL, STATUS))
+            if chance.random() < 0.5:
+                answer = await client.post(URL + path, json={"process_id": number})
+                calls.append((number, path, "httpx async", answer.status_code))
+            else:
+                async with session.post(URL + path, json={"process_id": number}) as got:
+                    await got.read()
+                    calls.append((number, path, "aiohttp", got.status))
+
+    async def main() -> None:
+        async with httpx.AsyncClient(headers=HEADERS, timeout=20) as client:
+            async with aiohttp.ClientSession(headers=HEADERS) as session:
+                await asyncio.gather(*[one(client, session) for _ in range(4)])
+
     try:
-        connection.request("POST", url[url.index("/v1/") :], json.dumps(body), KEY)
-        response = connection.getresponse()
-        response.read()
-        return response.status
-    finally:
-        connection.close()
+        asyncio.run(main())
+    except Exception:
+        failures.append(traceback.format_exc())
 
 
-SENDERS = (
-    lambda url, body: session("requests").post(url, json=body, headers=KEY, timeout=20).status_code,
-    lambda url, body: session("httpx").post(url, json=body, headers=KEY, timeout=20).status_code,
-    lambda url, body: session("urllib3").request("POST", url, json=body, headers=KEY).status,
-    by_urllib,
-    by_http_client,
-)
-
-#: What the libraries call a connection that was closed without an answer, and one that was reset.
-LOST = {"ConnectionError", "RemoteProtocolError", "ProtocolError", "RemoteDisconnected"}
-LOST |= {"ServerDisconnectedError", "ReadError", "ConnectionResetError", "ClientOSError"}
+def handle(*_: object) -> None:
+    call(random.Random(next(jobs)), SYNC)  # noqa: S311
 
 
-def call(job: int) -> None:
-    try:
-        outcome = str(SENDERS[job % 5](URL + PATHS[job % 3], {"process_id": job}))
-    except Exception as error:
-        name = type(error).__name__
-        outcome = "lost" if name in LOST else f"{name}: {error}"
-    found[job] = outcome
+def forking(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    while time.monotonic() < ends:
+        number, library, path = next(jobs), chance.choice(SYNC), chance.choice((CANCEL, STATUS))
+        reading, writing = os.pipe()
+        faulthandler.cancel_dump_traceback_later()
+        pid = os.fork()
+        if pid == 0:
+            faulthandler.dump_traceback_later(25, exit=True)
+            status = 0
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                status = SENDERS[library](URL + path, number)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os.write(writing, b"%d" % status)
+                os._exit(0 if status else 1)
+        faulthandler.dump_traceback_later(SECONDS + 60, exit=True)
+        os.close(writing)
+        status = int(os.read(reading, 10) or b"0")
+        os.close(reading)
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 or not status:
+            failures.append(f"a child by {library} {path} {number} failed or hung")
+        else:
+            calls.append((number, path, library, status))
 
 
-def in_a_fork(job: int) -> None:
-    read, write = os.pipe()
-    if (pid := os.fork()) == 0:
-        call(job)
-        os.write(write, found[job].encode())
-        os._exit(0)
-    os.close(write)
-    os.waitpid(pid, 0)
-    found[job] = os.read(read, 4096).decode()
-    os.close(read)
-
-
-async def in_tasks(jobs: list[int]) -> None:
-    slots = asyncio.Semaphore(8)
-    async with aiohttp.ClientSession() as by_aiohttp, httpx.AsyncClient(timeout=20) as by_httpx:
-
-        async def one(job: int) -> None:
-            url, body = URL + PATHS[job % 3], {"process_id": job}
-            async with slots:
-                try:
-                    if job % 2:
-                        async with by_aiohttp.post(url, json=body, headers=KEY) as response:
-                            await response.read()
-                            found[job] = str(response.status)
-                    else:
-                        found[job] = str((await by_httpx.post(url, json=body)).status_code)
-                except Exception as error:
-                    name = type(error).__name__
-                    found[job] = "lost" if name in LOST else f"{name}: {error}"
-
-        await asyncio.gather(*(one(job) for job in jobs))
+def descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 
 def main() -> None:
-    faulthandler.dump_traceback_later(100, exit=True)
-    jobs = list(range(1, CALLS + 1))
-    handled, forked, tasks = jobs[0::10], jobs[1::10], [*jobs[2::10], *jobs[3::10]]
-    rest = [job for job in jobs if job % 10 not in (1, 2, 3, 4)]
-    now: list[int] = []
-
-    def handler(*_: object) -> None:
-        here.handling = True
-        call(now.pop())
-        here.handling = False
-
-    signal.signal(signal.SIGUSR1, handler)
-    shares = [rest[start::4] for start in range(4)]
-    threads = [threading.Thread(target=lambda mine=mine: [*map(call, mine)]) for mine in shares[1:]]
-    threads.append(threading.Thread(target=lambda: asyncio.run(in_tasks(tasks))))
-    threads.append(threading.Thread(target=lambda: [*map(in_a_fork, forked)]))
-
-    def interrupt() -> None:
-        for (
-            job
-        ) in handled:  # one at a time: libraries have locks that a handler must not need twice
-            now.append(job)
-            os.kill(os.getpid(), signal.SIGUSR1)
-            while job not in found:
-                time.sleep(0.001)
-
-    threads.append(threading.Thread(target=interrupt))
-    for thread in threads:
-        thread.start()
-    for job in shares[0]:
-        call(job)
-    while any(thread.is_alive() for thread in threads):
-        time.sleep(0.01)
-    json.dump([sorted(found.items()), len(os.listdir("/proc/self/fd"))], sys.stdout)
+    global ends
+    for library in SENDERS:  # what each opens once for the process
+        SENDERS[library](URL + "/warm", 0)
+    before = descriptors()
+    signal.signal(signal.SIGALRM, handle)
+    ends = time.monotonic() + SECONDS
+    with ThreadPoolExecutor(4) as pool:
+        work = [pool.submit(threaded, SEED + one) for one in range(3)]
+        work.append(pool.submit(looping, SEED + 10))
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        forking(SEED + 20)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for one in work:
+            one.result(timeout=40)
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(5)
+    after = descriptors()
+    told = {"calls": calls, "failures": failures, "before": before, "after": after}
+    print(json.dumps(told))
 
 
-main()
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(SECONDS + 60, exit=True)
+    main()
