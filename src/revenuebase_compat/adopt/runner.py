@@ -7,8 +7,11 @@ installed; both look at ``REVENUEBASE_COMPAT_RUN`` and do nothing without it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -90,27 +93,74 @@ def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[s
     return {**inherited, **changed}
 
 
+#: Commands that start the one behind their own words; of the second kind, words come in between.
+_WRAPPERS = frozenset(["env", "nice", "nohup", "setsid", "stdbuf", "time", "timeout"])
+_RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
+
+_PTH = "`revenuebase-compat pth install` once"
+
+
 def unsupported_option(argv: list[str]) -> str | None:
     """Why a Python that the command starts would not hear of us, as far as its words tell."""
-    installed = pth_file().exists()
-    for place, word in enumerate(argv):
-        name = Path(word).name
-        if name == "opentelemetry-instrument" and not installed:
-            return (
-                "opentelemetry-instrument starts Python with a sitecustomize of its own: put "
-                "`revenuebase-compat run --` behind it, or `revenuebase-compat pth install` once"
-            )
-        if not re.fullmatch(r"(python|pypy)[0-9.]*t?(\.exe)?", name):
-            continue
-        options = _python_options(argv[place + 1 :])
-        if "S" in options:
-            return f"-S has {name} start without site, and so without us"
-        ignoring = options & {"I", "E"}
-        if ignoring and not installed:
-            return (
-                f"-{min(ignoring)} has {name} ignore PYTHONPATH: "
-                "`revenuebase-compat pth install` once"
-            )
+    name, rest = Path(argv[0]).name, argv[1:]
+    if name == "opentelemetry-instrument" and not pth_file().exists():
+        return (
+            "opentelemetry-instrument starts Python with a sitecustomize of its own: put "
+            f"`revenuebase-compat run --` behind it, or {_PTH}"
+        )
+    if _is_python(name):
+        return _unsupported_by_python(name, rest)
+    if name == "env":
+        return _unsupported_by_env(rest)
+    if name in _RUNNERS:
+        place = next((at for at, word in enumerate(rest) if _is_python(Path(word).name)), None)
+        return None if place is None else unsupported_option(rest[place:])
+    if name in _WRAPPERS:
+        rest = [*itertools.dropwhile(lambda word: word[:1] == "-" or word.isdigit(), rest)]
+        return unsupported_option(rest) if rest else None
+    line = _first_line(argv[0])
+    if not line.startswith("#!"):
+        return None
+    words = line[2:].strip().split(None, 1)
+    return unsupported_option([*words, argv[0], *rest]) if words else None
+
+
+def _is_python(name: str) -> bool:
+    return re.fullmatch(r"(python|pypy)[0-9.]*t?(\.exe)?", name) is not None
+
+
+def _first_line(command: str) -> str:
+    """Of a script, which names the Python that the kernel starts for it."""
+    try:
+        with open(shutil.which(command) or command, "rb") as file:
+            return file.readline(256).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _unsupported_by_python(name: str, words: list[str]) -> str | None:
+    options = _python_options(words)
+    if "S" in options:
+        return f"-S has {name} start without site, and so without us"
+    ignoring = options & {"I", "E"}
+    if ignoring and not pth_file().exists():
+        return f"-{min(ignoring)} has {name} ignore PYTHONPATH: {_PTH}"
+    return None
+
+
+def _unsupported_by_env(words: list[str]) -> str | None:
+    rest = iter(words)
+    for word in rest:
+        if word in ("-i", "-", "--ignore-environment"):
+            return f"env {word} takes all variables away, and so us"
+        if word in ("-S", "--split-string"):
+            return unsupported_option(["env", *shlex.split(next(rest, "")), *rest])
+        variable = next(rest, "") if word in ("-u", "--unset") else word.partition("=")[0]
+        lost = variable == "PYTHONPATH" and BOOT not in word
+        if lost and not pth_file().exists():
+            return f"env takes our PYTHONPATH away: {_PTH}"
+        if word[:1] != "-" and "=" not in word:
+            return unsupported_option([word, *rest])
     return None
 
 
