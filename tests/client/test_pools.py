@@ -232,6 +232,9 @@ def test_max_connections_is_checked(wrong: Any) -> None:
         AsyncClient(Settings(TEST_KEY), max_connections=wrong)
 
 
+# What other threads of this process do meanwhile may want a descriptor, too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_running_out_of_descriptors_is_named(kind: str) -> None:
     taken: list[int] = []
