@@ -18,6 +18,9 @@ from revenuebase_compat import Settings, adopt
 from tests.support.bodies import PROGRAMS
 from tests.support.raw_server import RawRequest, RawServer, reply
 
+# Thousands of short ones, whose siblings ``test_no_harm`` has among the quick tests.
+pytestmark = pytest.mark.slow
+
 CANCEL, STATUS = "/v1/cancel-process", "/v1/batch-process-email-status"
 GONE: dict[str, Any] = {"v1_sunset": "2000-01-01"}
 ALIVE: dict[str, Any] = {"v1_sunset": "2999-01-01"}

@@ -21,6 +21,9 @@ from urllib3.util.retry import Retry
 from revenuebase_compat import Settings, adopt
 from tests.support.raw_server import RawRequest, RawServer, reply
 
+# Thousands of short ones, whose siblings ``test_no_harm`` has among the quick tests.
+pytestmark = pytest.mark.slow
+
 GONE: dict[str, Any] = {"v1_sunset": "2000-01-01"}
 ALIVE: dict[str, Any] = {"v1_sunset": "2999-01-01"}
 HEADERS = {"x-key": "rb_test_repeats", "Content-Type": "application/json"}
