@@ -128,6 +128,9 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
         # Never used; loading the system's certificates would cost more than the first call.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
+        # httpx 0.27 passes over a file that is not there.
+        if os.environ.get("SSL_CERT_FILE"):
+            os.stat(os.environ["SSL_CERT_FILE"])
         return httpx.create_ssl_context()
     except OSError as error:
         names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]

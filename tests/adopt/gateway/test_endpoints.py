@@ -67,7 +67,7 @@ def test_the_one_without_a_successor_stays(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Upstream(GONE) as upstream, running.front(upstream.base_url, now=BEFORE) as client:
-        answer = client.post(START.path, json={"filename": "a.csv"})
+        answer = client.post(START.path, content=b'{"filename":"a.csv"}')
     assert (answer.status_code, answer.text) == (410, "gone")
     assert first_lines(upstream) == [START.call]
     assert upstream.bodies == [b'{"filename":"a.csv"}']

@@ -89,7 +89,7 @@ def test_a_body_that_fails_fails_as_it_would_have(server: FaultServer) -> None:
         raise LookupError("the application's own")
 
     def failure(send: Send) -> type[BaseException]:
-        with pytest.raises((LookupError, aiohttp.ClientConnectionError), match="own") as caught:
+        with pytest.raises((LookupError, aiohttp.ClientConnectionError)) as caught:
             send("POST", server.base_url + CANCEL, body(), JSON)
         return caught.type
 
