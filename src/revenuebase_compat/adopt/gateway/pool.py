@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-import ssl
 import sys
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import h11
@@ -44,6 +43,7 @@ class Connection(asyncio.Protocol):
     ``deadline`` (the event loop's time): ``TimeoutError``.
 
     Attributes:
+        http: h11's side of it, which also holds what has arrived and was not asked for yet.
         status, headers: the answer's, once ``exchange`` has returned.
     """
 
@@ -53,13 +53,13 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: Pool, timeout: float) -> None:
         self.http = h11.Connection(h11.CLIENT)
         self.deadline = math.inf
-        self.idle_since = 0.0
         self._pool, self._timeout = pool, timeout
         self._loop = asyncio.get_running_loop()
-        self._received = bytearray()
-        self._ended, self._may_write, self._may_reuse = False, True, True
+        self._held = 0
+        self._has_news, self._may_write = asyncio.Event(), asyncio.Event()
+        self._may_write.set()
+        self._ended, self._may_reuse = False, True
         self._error: BaseException | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
         self._sending: asyncio.Task[None] | None = None
 
     # What asyncio calls.
@@ -68,70 +68,65 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._pool.is_idle(self):
+        if self in self._pool.free:
             self.close()  # nobody asked for it
             return
-        self._received += data
-        if len(self._received) > _HIGH_WATER:
+        self.http.receive_data(data)
+        self._held += len(data)
+        if self._held > _HIGH_WATER:
             self.transport.pause_reading()
-        self._wake()
+        self._has_news.set()
 
     def eof_received(self) -> None:
-        self.fail(None)
+        self._end(None)
 
     def connection_lost(self, error: BaseException | None) -> None:
-        self.fail(error)
+        self._end(error)
         self.transport.close()  # Python 3.10 calls one of TLS unclosed otherwise
 
     def pause_writing(self) -> None:
-        self._may_write = False
+        self._may_write.clear()
 
     def resume_writing(self) -> None:
-        self._may_write = True
-        self._wake()
+        self._may_write.set()
 
-    def fail(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         """Nothing more is to come; that error tells whoever waits for it why."""
         self._ended = True
         self._error = self._error or error
         self._pool.forget(self)
-        self._wake()
-
-    def _wake(self) -> None:
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-
-    async def _wait(self) -> None:
-        future = self._loop.create_future()
-        self._waiting.add(future)
-        at = min(self._loop.time() + self._timeout, self.deadline)
-        timer = self._loop.call_at(at, _expire, future)
-        try:
-            await future
-        finally:
-            timer.cancel()
-            self._waiting.discard(future)
+        self._has_news.set()
+        self._may_write.set()
 
     # What an exchange is made of.
 
-    async def read(self) -> bytes:
-        """What has arrived; empty at the end."""
-        while not self._received and not self._ended:
-            await self._wait()
-        if not self._received and self._error is not None:
-            raise self._error
-        if len(self._received) > _HIGH_WATER and not self._ended:
-            self.transport.resume_reading()
-        data, self._received = bytes(self._received), bytearray()
-        return data
+    async def _wait(self, event: asyncio.Event) -> None:
+        async with asyncio_timeout(min(self._timeout, self.deadline - self._loop.time())):
+            await event.wait()
 
-    async def write(self, data: bytes) -> None:
-        """Send, and wait where the other side is too slow."""
+    async def more(self) -> None:
+        """Have ``http`` hold more than it does, or know of the end.
+
+        Raises:
+            OSError, h11.RemoteProtocolError: the connection ended too early, or nothing came.
+        """
         if not self._ended:
-            self.transport.write(data)
-        while not (self._may_write or self._ended):
-            await self._wait()
+            if self._held > _HIGH_WATER:
+                self.transport.resume_reading()
+            self._held = 0
+            self._has_news.clear()
+            await self._wait(self._has_news)
+        elif self._error is not None:
+            raise self._error
+        elif self.http.their_state is not h11.SEND_BODY:
+            raise h11.RemoteProtocolError("the server closed the connection without an answer")
+        else:
+            self.http.receive_data(b"")
+
+    async def _event(self) -> Any:
+        while (event := self.http.next_event()) is h11.NEED_DATA:
+            await self.more()
+        return event
 
     async def exchange(
         self, method: str, target: bytes, headers: Headers, body: Chunks | None = None
@@ -141,12 +136,10 @@ class Connection(asyncio.Protocol):
         Raises:
             OSError, h11.RemoteProtocolError: there was no answer, or none of HTTP/1.1.
         """
-        data = self.http.send(h11.Request(method=method, target=target, headers=list(headers)))
-        assert data is not None  # noqa: S101
+        self._send(h11.Request(method=method, target=target, headers=list(headers)))
         if body is None:
-            data += self.http.send(h11.EndOfMessage()) or b""
-        await self.write(data)
-        if body is not None:
+            self._send(h11.EndOfMessage())
+        else:
             # Beside the reading, as an answer may come before the body has ended.
             self._sending = asyncio.ensure_future(self._send_body(body))
         while not isinstance(event := await self._event(), h11.Response):
@@ -158,33 +151,25 @@ class Connection(asyncio.Protocol):
         # Where a body may not be, one may be all the same; it would be the next answer's start.
         self._may_reuse = method != "HEAD" and self.status not in (204, 304)
 
+    def _send(self, event: h11.Event) -> None:
+        data = self.http.send(event)
+        if data and not self._ended:
+            self.transport.write(data)
+
     async def _send_body(self, body: Chunks) -> None:
         try:
             async with aclosing(body):
                 async for chunk in body:
-                    await self.write(self.http.send(h11.Data(data=chunk)) or b"")
-            await self.write(self.http.send(h11.EndOfMessage()) or b"")
+                    self._send(h11.Data(data=chunk))
+                    await self._wait(self._may_write)
+            self._send(h11.EndOfMessage())
         except Exception as error:
-            self.fail(error)
-
-    async def _event(self) -> Any:
-        while (event := self.http.next_event()) is h11.NEED_DATA:
-            data = await self.read()
-            if not data and self.http.their_state is h11.SEND_RESPONSE:
-                raise h11.RemoteProtocolError("the server closed the connection without an answer")
-            self.http.receive_data(data)
-        return event
+            self._end(error)
 
     async def body(self) -> Chunks:
         """The answer's body, as it arrives."""
         while isinstance(event := await self._event(), h11.Data):
             yield bytes(event.data)
-
-    async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Speak TLS from here on, and HTTP anew."""
-        transport = await self._loop.start_tls(self.transport, self, context, server_hostname=host)
-        self.transport = cast("asyncio.Transport", transport)
-        self.http = h11.Connection(h11.CLIENT)
 
     def finish(self) -> None:
         """Have the pool keep it, or close it where anything is left over of the exchange."""
@@ -192,9 +177,8 @@ class Connection(asyncio.Protocol):
             self._sending.cancel()
             self._sending = None
         http = self.http
-        left_over = self._received or http.trailing_data[0] or self._ended
         done = http.our_state is http.their_state is h11.DONE
-        if done and self._may_reuse and not left_over:
+        if done and self._may_reuse and not (self._ended or http.trailing_data[0]):
             http.start_next_cycle()
             self._pool.release(self)
         else:
@@ -203,11 +187,6 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._pool.forget(self)
         self.transport.abort()
-
-
-def _expire(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_exception(TimeoutError())
 
 
 class Pool:
@@ -226,21 +205,19 @@ class Pool:
         self._port = parts.port or _PORTS[parts.scheme]
         self._timeout = settings.timeout
         self._proxy = _proxy(settings, self._host)
-        try:
-            self._context = tls_context(settings)
-        except OSError as error:
-            raise ConfigurationError(
-                f"the certificates that SSL_CERT_FILE or SSL_CERT_DIR names: {error.strerror}"
-            ) from None
+        self._context = tls_context(settings)
         self._context.set_alpn_protocols(["http/1.1"])
-        # In order of their last use: the last one is taken first, the first ones expire.
-        self._free: dict[Connection, None] = {}
-        self._sweeper: asyncio.TimerHandle | None = None
+        #: What is idle, the last used one last, and what will close it.
+        self.free: dict[Connection, asyncio.TimerHandle] = {}
         self._closed = False
 
     async def acquire(self, deadline: float) -> Connection:
         """A connection for one exchange: an idle one, or a new one."""
-        connection = self._free.popitem()[0] if self._free else await self.connect(deadline)
+        if self.free:
+            connection, timer = self.free.popitem()
+            timer.cancel()
+        else:
+            connection = await self.connect(deadline)
         connection.deadline = deadline
         return connection
 
@@ -248,34 +225,20 @@ class Pool:
         """Keep a connection whose exchange has ended."""
         if self._closed:
             connection.close()
-            return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
-        self._free[connection] = None
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(IDLE_FOR, self._sweep)
-
-    def is_idle(self, connection: Connection) -> bool:
-        return connection in self._free
+        else:
+            loop = asyncio.get_running_loop()
+            self.free[connection] = loop.call_later(IDLE_FOR, connection.close)
 
     def forget(self, connection: Connection) -> None:
         """It is closed, or being closed."""
-        self._free.pop(connection, None)
-
-    def _sweep(self) -> None:
-        loop, self._sweeper = asyncio.get_running_loop(), None
-        for connection in list(self._free):
-            if loop.time() - connection.idle_since < IDLE_FOR:
-                self._sweeper = loop.call_later(IDLE_FOR, self._sweep)
-                break
-            connection.close()
+        timer = self.free.pop(connection, None)
+        if timer is not None:
+            timer.cancel()
 
     def close(self) -> None:
         """Close what is idle; what is in use closes when its exchange ends."""
         self._closed = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-        for connection in list(self._free):
+        for connection in list(self.free):
             connection.close()
 
     async def connect(self, deadline: float = math.inf) -> Connection:
@@ -284,31 +247,36 @@ class Pool:
         Raises:
             OSError: it cannot be had, within ``timeout`` and before ``deadline``, or at all.
         """
-        loop, proxy, context = asyncio.get_running_loop(), self._proxy, self._context
-        host, port, tls = self._host, self._port, self._tls
-        if proxy is not None:
-            host, port = proxy.hostname or "", proxy.port or _PORTS[proxy.scheme]
-            tls = proxy.scheme == "https"
+        loop, proxy = asyncio.get_running_loop(), self._proxy
+        make = partial(Connection, self, self._timeout)
         async with asyncio_timeout(min(self._timeout, deadline - loop.time())):
-            _, connection = await loop.create_connection(
-                partial(Connection, self, self._timeout),
-                host,
-                port,
-                ssl=context if tls else None,
-                happy_eyeballs_delay=0.25,
-            )
+            host, port, tls = self._host, self._port, self._tls
             if proxy is not None:
-                try:
-                    login = (unquote(proxy.username or ""), unquote(proxy.password or ""))
-                    open_way = self._socks if proxy.scheme[:5] == "socks" else self._tunnel
-                    await open_way(connection, *(part.encode() for part in login))
-                    await connection.start_tls(context, self._host)
-                except BaseException:
-                    connection.close()
-                    raise
-        return connection
+                host, port = proxy.hostname or "", proxy.port or _PORTS[proxy.scheme]
+                tls = proxy.scheme == "https"
+            _, connection = await loop.create_connection(
+                make, host, port, ssl=self._context if tls else None, happy_eyeballs_delay=0.25
+            )
+            if proxy is None:
+                return connection
+            try:
+                await self._tunnel(connection, proxy)
+                inner = make()
+                transport = await loop.start_tls(
+                    connection.transport, inner, self._context, server_hostname=self._host
+                )
+            except BaseException:
+                connection.close()
+                raise
+            assert transport is not None  # noqa: S101
+            inner.connection_made(transport)
+            return inner
 
-    async def _tunnel(self, connection: Connection, name: bytes, word: bytes) -> None:
+    async def _tunnel(self, connection: Connection, proxy: SplitResult) -> None:
+        name, word = (unquote(part or "").encode() for part in (proxy.username, proxy.password))
+        if proxy.scheme in ("socks5", "socks5h"):
+            await self._socks(connection, name, word)
+            return
         host = f"[{self._host}]" if ":" in self._host else self._host
         authority = f"{host}:{self._port}".encode()
         headers = [(b"Host", authority)]
@@ -320,40 +288,40 @@ class Pool:
 
     async def _socks(self, connection: Connection, name: bytes, word: bytes) -> None:
         """SOCKS 5, where the proxy resolves the name (RFC 1928; RFC 1929 for the password)."""
-        host = self._host.encode()
+        method = b"\x02" if name else b"\x00"
+        place = _counted(self._host.encode()) + self._port.to_bytes(2, "big")
+        # What we send, how its answer begins, and how long that is.
         steps = [
-            (
-                b"\x05\x01" + (b"\x02" if name else b"\x00"),
-                b"\x05" + (b"\x02" if name else b"\x00"),
-            ),
-            (b"\x05\x01\x00\x03" + _counted(host) + self._port.to_bytes(2, "big"), b"\x05\x00"),
+            (b"\x05\x01" + method, b"\x05" + method, 2),
+            (b"\x01" + _counted(name) + _counted(word), b"\x01\x00", 2),
+            (b"\x05\x01\x00\x03" + place, b"\x05\x00", 10),
         ]
-        if name:
-            steps.insert(1, (b"\x01" + _counted(name) + _counted(word), b"\x01\x00"))
-        for ask, granted in steps:
-            await connection.write(ask)
-            if not (await connection.read()).startswith(granted):
+        start = 0
+        for ask, granted, size in steps if name else steps[::2]:
+            connection.transport.write(ask)
+            while len(said := connection.http.trailing_data[0][start:]) < size:
+                await connection.more()
+            if not said.startswith(granted):
                 raise ConnectionError("the SOCKS proxy refuses")
+            start += size
 
 
 def _counted(data: bytes) -> bytes:
     return bytes([len(data)]) + data
 
 
-def _proxy(settings: Settings, host: str) -> Any:
+def _proxy(settings: Settings, host: str) -> SplitResult | None:
     """The parts of the URL of the proxy that the environment names for that host, if any."""
     if not needs_proxy(settings) or proxy_bypass(host):
         return None
     found = getproxies()
     name = "HTTPS_PROXY" if found.get("https") else "ALL_PROXY"
     url = found.get("https") or found["all"]
-    try:
+    with suppress(ValueError):
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        usable = bool(parts.hostname) and parts.scheme in _PORTS and parts.port != 0
-    except ValueError:
-        usable = False
-    if usable and parts.scheme == "https" and sys.version_info < (3, 11):
-        raise ConfigurationError(f"{name}: a proxy of https:// needs Python 3.11 or newer")
-    if not usable:  # the URL is not shown, as it may hold a password
-        raise ConfigurationError(f"{name}: give http://, https:// or socks5://host:port")
-    return parts
+        if parts.hostname and parts.scheme in _PORTS and parts.port != 0:
+            if parts.scheme == "https" and sys.version_info < (3, 11):
+                raise ConfigurationError(f"{name}: a proxy of https:// needs Python 3.11 or newer")
+            return parts
+    # The URL is not shown, as it may hold a password.
+    raise ConfigurationError(f"{name}: give http://, https:// or socks5://host:port")
