@@ -11,15 +11,16 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from revenuebase_compat.adopt import rewrite
 from revenuebase_compat.client import notices, serving
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_loopback
@@ -45,83 +46,74 @@ def raise_descriptor_limit() -> int:
     except ImportError:  # pragma: no cover (Windows has no such limit)
         return 10_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
+    with suppress(ValueError, OSError):  # macOS has a lower one of its own
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    except (ValueError, OSError):  # macOS has a lower one of its own
-        pass
-    if soft == resource.RLIM_INFINITY:
-        return 100_000
-    return max(1, (soft - _RESERVED) // 2)
+    return 100_000 if soft == resource.RLIM_INFINITY else max(1, (soft - _RESERVED) // 2)
 
 
 def _limit_hit(what: str) -> None:
     notices.log(("gateway", what), "warning", f"the gateway {what}", time.monotonic())
 
 
-def _protocol(max_connections: int, head_timeout: float) -> type[H11Protocol]:
-    class Protocol(H11Protocol):
-        """uvicorn's, with a limit on connections, and a time for a head to arrive."""
+class _Protocol(H11Protocol):
+    """uvicorn's, with a limit on connections, and a time for a head to arrive."""
 
-        head_timer: asyncio.TimerHandle | None = None
-        refused = False
+    def __init__(self, max_connections: int, head_timeout: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._most, self._head_timeout = max_connections, head_timeout
+        self._refused = False
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self.head_timer = self.loop.call_later(head_timeout, self.head_is_late)
-            if len(self.connections) > max_connections:
-                _limit_hit(f"has {max_connections} connections, and refuses more")
-                self.refuse(503, b"too many connections")
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait_for_head()
+        if len(self.connections) > self._most:
+            _limit_hit(f"has {self._most} connections, and refuses more")
+            self._refuse(503, b"too many connections")
+            transport.close()  # there is no room for it
 
-        def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing() or self.refused:
-                return
-            super().data_received(data)
-            between = self.cycle is None or self.cycle.response_complete
-            if self.head_timer is not None and not between:
-                self.head_timer.cancel()
-                self.head_timer = None
-            elif self.head_timer is None and between:
-                self.head_timer = self.loop.call_later(head_timeout, self.head_is_late)
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing() or self._refused:
+            return
+        super().data_received(data)
+        if not (self.cycle is None or self.cycle.response_complete):
+            self._head_timer.cancel()
+        elif self._head_timer.cancelled():
+            self._wait_for_head()
 
-        def head_is_late(self) -> None:
-            self.head_timer = None
-            if self.cycle is None or self.cycle.response_complete:
-                _limit_hit(f"closes connections on which no request came in {head_timeout:g} s")
-                self.transport.abort()
+    def _wait_for_head(self) -> None:
+        self._head_timer = self.loop.call_later(self._head_timeout, self._head_is_late)
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self.head_timer is not None:
-                self.head_timer.cancel()
-            super().connection_lost(exc)
+    def _head_is_late(self) -> None:
+        _limit_hit(f"closes connections on which no request came in {self._head_timeout:g} s")
+        self.transport.abort()
 
-        def send_400_response(self, msg: str) -> None:
-            why = sys.exc_info()[1]  # what h11 raised: 431 where the head is too long
-            status = getattr(why, "error_status_hint", 400)
-            if status == 431 and b"\n" not in self.conn.trailing_data[0]:
-                status = 414
-            self.refuse(status, b"the request's head is too long" if status != 400 else b"no HTTP")
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_timer.cancel()
+        super().connection_lost(exc)
 
-        def refuse(self, status: int, why: bytes) -> None:
+    def send_400_response(self, msg: str) -> None:
+        why = sys.exc_info()[1]  # what h11 raised: 431 where the head is too long
+        status = getattr(why, "error_status_hint", 400)
+        if status == 431 and b"\n" not in self.conn.trailing_data[0]:
+            status = 414
+        self._refuse(status, b"the request's head is too long" if status != 400 else b"no HTTP")
+        # Closed at once, what was not read yet would have the client lose the answer.
+        self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)
+
+    def _refuse(self, status: int, why: bytes) -> None:
+        self._refused = True
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = b'{"detail": "%b"}' % why
             headers = [
                 (b"Content-Type", b"application/json"),
                 (b"Content-Length", b"%d" % len(body)),
                 (b"Connection", b"close"),
             ]
-            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                head = h11.Response(status_code=status, headers=headers)
-                for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-                    self.transport.write(self.conn.send(event) or b"")
-            if status == 503:  # there is no room for it
-                self.transport.close()
-            else:
-                # Closed at once, what was not read yet would have the client lose the answer.
-                self.refused = True
-                self.transport.write_eof()
-                self.loop.call_later(LINGER, self.transport.close)
-
-    return Protocol
+            head = h11.Response(status_code=status, headers=headers)
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
 
 
 class Server(uvicorn.Server):
@@ -135,11 +127,10 @@ class Server(uvicorn.Server):
         max_connections: int = 10_000,
         head_timeout: float = HEAD_TIMEOUT,
     ) -> None:
-        self._gateway = gateway
-        self._on_ready = on_ready
+        self._gateway, self._on_ready = gateway, on_ready
         config = serving.make_config(
             gateway,
-            http=_protocol(max_connections, head_timeout),
+            http=partial(_Protocol, max_connections, head_timeout),
             backlog=_BATCH,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=math.ceil(gateway.settings.timeout),
@@ -148,31 +139,25 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(_without_traceback)
+        asyncio.get_running_loop().set_exception_handler(_without_traceback)
         for sock in sockets or ():
             sock.listen(2048)  # more may wait than are accepted in one go
         self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._gateway.stopping = True
-        if self.should_exit:  # a second signal
-            self.force_exit = True
-            self._loop.call_soon_threadsafe(self._abort)
+        self.force_exit = self.should_exit  # by a second signal
         super().handle_exit(sig, frame)
-
-    def _abort(self) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.stopping = True
         ends = time.monotonic() + LINGER
-        while self.server_state.connections and not self.force_exit:
-            if time.monotonic() > ends:
+        while self.server_state.connections and time.monotonic() < ends:
+            if self.force_exit:
                 break
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # a second signal came before the answer
 
     async def run_on(self, sock: socket.socket) -> None:
         """Serve until told to stop, and until what is under way then has ended."""
@@ -204,9 +189,9 @@ def listen(upstream: str, host: str, port: int) -> socket.socket:
         sock = serving.listen(host, port)
     except OSError as error:
         raise ConfigurationError(f"port (--port) {port}: {error.strerror}; give another") from None
-    url = urlsplit(upstream)
-    local = is_loopback(url.hostname or "") or url.hostname in ("0.0.0.0", "::")  # noqa: S104
-    if local and (url.port or {"https": 443, "http": 80}[url.scheme]) == sock.getsockname()[1]:
+    _, name, to, _ = rewrite.origin(upstream)
+    local = is_loopback(name) or name in ("0.0.0.0", "::")  # noqa: S104
+    if local and to == sock.getsockname()[1]:
         sock.close()
         raise ConfigurationError(
             f"upstream (--upstream) {upstream!r}: that is the gateway itself; give the API's URL"
@@ -224,9 +209,9 @@ def listen_unix(path: str) -> socket.socket:
     try:
         if os.path.lexists(path):
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
-                raise ConfigurationError(f"uds (--uds) {path!r} is no socket; give another path")
+                raise OSError("it is no socket")
             if sock.connect_ex(path) == 0:
-                raise ConfigurationError(f"uds (--uds) {path!r} is in use; give another path")
+                raise OSError("it is in use")
             os.unlink(path)
         before = os.umask(0o117)
         try:
@@ -234,11 +219,10 @@ def listen_unix(path: str) -> socket.socket:
         finally:
             os.umask(before)
         sock.listen()
-    except (OSError, ConfigurationError) as error:
+    except OSError as error:
         sock.close()
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(f"uds (--uds) {path!r}: {error.strerror or error}") from None
+        why = error.strerror or error
+        raise ConfigurationError(f"uds (--uds) {path!r}: {why}; give another path") from None
     return sock
 
 
