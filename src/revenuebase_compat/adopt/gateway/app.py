@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -35,21 +34,8 @@ from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
-from .messages import (
-    Answer,
-    Chunks,
-    ClientLeft,
-    Incoming,
-    Message,
-    Receive,
-    Send,
-    chain,
-    end_to_end,
-    own_answer,
-    own_text,
-    peek,
-    refusal,
-)
+from . import messages
+from .messages import Answer, Chunks, Incoming, Message, Receive, Send, chain, own_answer, peek
 from .operators import Operators
 from .pool import UPSTREAM_ERRORS, Connection, Pool
 
@@ -115,27 +101,23 @@ class Gateway:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         incoming = Incoming(scope, receive, self.settings.timeout)
-        own = refusal(incoming, self.hosts, self.pseudonym) or await self._own(incoming)
+        own = messages.refusal(incoming, self.hosts, self.pseudonym) or await self._own(incoming)
         call = _Call(self, incoming, send)
         began = time.perf_counter()
-        in_flight = self.operators.in_flight
-        in_flight.inc()
         try:
             # Cancelled where the client left, or where a stop has waited long enough.
-            with suppress(asyncio.CancelledError):
+            with self.operators.in_flight.track_inprogress(), suppress(asyncio.CancelledError):
                 await call.run(own)
         finally:
-            in_flight.dec()
             incoming.unwatch()
             seconds = time.perf_counter() - began
             self.operators.finished(incoming, call.endpoint, call.fate, call.status, seconds)
-            if self.report is not None and call.endpoint and call.fate and call.fate != "passed":
-                what = call.endpoint.call if call.endpoint.method else f"{incoming.method} /v1/…"
-                self.report.record(what, call.fate, "gateway")
+            if self.report is not None and call.fate and call.fate != "passed":
+                self.report.record(call.name, call.fate, "gateway")
 
     async def _own(self, incoming: Incoming) -> Answer | None:
         """The answer of the gateway's own paths."""
-        path = incoming.target.partition("?")[0]
+        path = incoming.path
         if path[:3] != "/-/":
             return None
         if path == "/-/healthz":
@@ -144,7 +126,8 @@ class Gateway:
             why = "stopping" if self.stopping else await self.operators.why_not_ready()
             return own_answer(503, {"status": why}) if why else own_answer(200, {"status": "ready"})
         if path == "/-/metrics":
-            return own_text(200, self.operators.metrics(), _METRICS_TYPE)
+            text = self.operators.metrics()
+            return Answer(200, messages.own_headers(text, _METRICS_TYPE), chain(text))
         return own_answer(404, {"detail": "the gateway has healthz, readyz and metrics"})
 
 
@@ -152,13 +135,14 @@ class _Call:
     """One request of a client's, from its head to the end of its answer.
 
     Attributes:
-        endpoint: the v1 endpoint it asks for, if any.
+        endpoint: the v1 endpoint it asks for, if any; ``name`` is what to call it.
         fate: what becomes of it; ``None`` until something is about to be sent.
         status: the answer's; 0 until there is one.
     """
 
     def __init__(self, gateway: Gateway, incoming: Incoming, send: Send) -> None:
         self.endpoint: Endpoint | None = None
+        self.name = ""
         self.fate: Fate | Literal["passed"] | None = None
         self.status = 0
         self._gateway, self._incoming, self._send = gateway, incoming, send
@@ -172,7 +156,7 @@ class _Call:
         incoming.watch()
         try:
             await self._put(own or await self._answer())
-        except ClientLeft:
+        except messages.ClientLeft:
             return
         except UPSTREAM_ERRORS as error:
             if self.status:
@@ -213,22 +197,24 @@ class _Call:
         if endpoint is None:
             self.fate = "passed"
             return await self._forward(body)
+        # Not the path of an unknown one, which may hold anything.
+        self.name = endpoint.call if endpoint.method else f"{incoming.method} /v1/…"
         if endpoint not in (UPLOAD, DOWNLOAD):  # these may take as long as their files are large
             self._deadline = asyncio.get_running_loop().time() + self._settings.timeout
             incoming.deadline = self._deadline
         if endpoint.successor is None:
             self._left(endpoint)
             return await self._forward(body)
-        if not endpoint.names_job:
-            return await self._move(endpoint, None, body)
-        start, rest = await peek(incoming.body())
-        process_id = None if rest else rewrite.process_id_of(incoming.headers, start)
-        body = chain(start, rest) if incoming.has_body else None
-        if process_id is None:
-            self.fate = "left"
-            words = rewrite.no_job_words(endpoint)
-            notices.log(("gateway", "no job"), "warning", words, time.monotonic())
-            return await self._forward(body)
+        process_id = None
+        if endpoint.names_job:
+            start, rest = await peek(incoming.body())
+            body = chain(start, rest) if incoming.has_body else None
+            process_id = None if rest else rewrite.process_id_of(incoming.headers, start)
+            if process_id is None:
+                self.fate = "left"
+                words = rewrite.no_job_words(endpoint)
+                notices.log(("gateway", "no job"), "warning", words, time.monotonic())
+                return await self._forward(body)
         return await self._move(endpoint, process_id, body)
 
     async def _move(
@@ -237,28 +223,26 @@ class _Call:
         """What comes of a request that has a successor."""
         # A streamed body can be sent once; one that names a job is dropped on the way to v2.
         steps = rewrite.move(self._gateway.context, endpoint, process_id, replayable=body is None)
-        step: Callable[[], EvaluateFlag | rewrite.Forward] = partial(next, steps)
         moved: Request | None = None
+        reply: Response | bool | None = None
         try:
             while True:
-                command = step()
+                command = steps.send(reply)
                 if isinstance(command, EvaluateFlag):
-                    opinion = await flags.ask_async(self._settings.v2_flag, command.context)
-                    step = partial(steps.send, opinion)
+                    reply = await flags.ask_async(self._settings.v2_flag, command.context)
                     continue
                 moved = command.request
                 if moved is None:
                     self._left(endpoint)
                 else:
                     body = self._to_v2(endpoint, moved, body)
-                try:
-                    answer = await self._forward(body)
-                except UPSTREAM_ERRORS as error:
-                    step = partial(steps.throw, error)
-                else:
-                    step = partial(steps.send, Response(answer.status, answer.headers))
+                answer = await self._forward(body)
+                reply = Response(answer.status, answer.headers)
         except StopIteration:
             pass
+        except UPSTREAM_ERRORS as error:
+            steps.throw(error)  # which the event shall name
+            raise
         finally:
             steps.close()
         if moved is None:
@@ -289,9 +273,7 @@ class _Call:
         self.fate = "left"
         if endpoint is not CANCEL:  # its notices are those of the facade
             now = now_of(self._gateway.context)
-            # Not the path of an unknown one, which may hold anything.
-            call = endpoint.call if endpoint.method else f"{self._incoming.method} /v1/…"
-            notices.log_left(*rewrite.pass_through(self._settings, now, endpoint, call))
+            notices.log_left(*rewrite.pass_through(self._settings, now, endpoint, self.name))
 
     async def _forward(self, body: Chunks | None) -> Answer:
         """Send the request as it is by now, and read its answer's head."""
@@ -309,7 +291,7 @@ class _Call:
         drop = b"content-length" if connection.status == 204 else b""  # RFC 9110, 8.6
         headers = [
             (name, self._here(value) if name.lower() == b"location" else value)
-            for name, value in end_to_end(connection.headers)
+            for name, value in messages.end_to_end(connection.headers)
             if name.lower() != drop
         ]
         return Answer(connection.status, headers, connection.body())

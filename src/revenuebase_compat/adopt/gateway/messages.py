@@ -68,7 +68,7 @@ class Incoming:
         self.is_awaited = False
         self._more = self.has_body
         self._receive, self._timeout = receive, timeout
-        self._task: asyncio.Task[Any] | None = None
+        self._task: Any = asyncio.current_task()
         self._watcher: asyncio.Task[None] | None = None
 
     async def body(self) -> Chunks:
@@ -93,8 +93,7 @@ class Incoming:
                 yield message["body"]
 
     def watch(self) -> None:
-        """Cancel this task when the client leaves; from when the body is read, if there is one."""
-        self._task = self._task or asyncio.current_task()
+        """Cancel the task when the client leaves; from when the body is read, if there is one."""
         if not self._more:  # ``receive`` has one reader at a time
             self._watcher = asyncio.ensure_future(self._left())
 
@@ -105,8 +104,7 @@ class Incoming:
     async def _left(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if self._task is not None:
-            self._task.cancel()
+        self._task.cancel()
 
 
 def refusal(incoming: Incoming, hosts: frozenset[str], pseudonym: bytes) -> Answer | None:
@@ -176,13 +174,14 @@ async def chain(start: bytes, rest: Chunks | None = None) -> Chunks:
 
 def own_answer(status: int, content: dict[str, Any]) -> Answer:
     """An answer of the gateway's own, in JSON."""
-    return own_text(status, json.dumps(content).encode(), b"application/json")
+    body = json.dumps(content).encode()
+    return Answer(status, own_headers(body), chain(body))
 
 
-def own_text(status: int, body: bytes, content_type: bytes) -> Answer:
-    headers = [
+def own_headers(body: bytes, content_type: bytes = b"application/json") -> Headers:
+    """The headers of an answer of the gateway's own."""
+    return [
         (b"Content-Type", content_type),
         (b"Content-Length", b"%d" % len(body)),
         (b"Date", formatdate(usegmt=True).encode()),
     ]
-    return Answer(status, headers, chain(body))

@@ -8,6 +8,7 @@ from time import monotonic
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from revenuebase_compat.adopt.report import FATES
 from revenuebase_compat.core.endpoints import ENDPOINTS, Endpoint
 
 from .messages import Incoming
@@ -17,7 +18,6 @@ from .pool import UPSTREAM_ERRORS, Pool
 READY_FOR = 10.0
 
 _ACCESS = logging.getLogger("revenuebase_compat.access")
-_FATES = ("moved", "followed", "left")
 
 
 class Operators:
@@ -33,7 +33,7 @@ class Operators:
         name = "revenuebase_compat_gateway_{}".format
         words = "Requests by v1 endpoint and fate."
         requests = Counter(name("requests"), words, ["endpoint", "fate"], registry=here)
-        pairs = [(one.name, fate) for one in ENDPOINTS for fate in _FATES]
+        pairs = [(one.name, fate) for one in ENDPOINTS for fate in FATES]
         pairs += [("unknown", "left"), ("other", "passed")]
         self._requests = {pair: requests.labels(*pair) for pair in pairs}
         self._answers = Counter(name("answers"), "Answers by status.", ["status"], registry=here)

@@ -11,7 +11,6 @@ import asyncio
 import math
 import sys
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, cast
@@ -25,8 +24,7 @@ from revenuebase_compat.client.transport_async import asyncio_timeout
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
-Headers = Sequence[tuple[bytes, bytes]]
-Chunks = AsyncGenerator[bytes, None]
+from .messages import Chunks, Headers
 
 #: What an upstream, or the way to it, can fail with.
 UPSTREAM_ERRORS = (OSError, h11.RemoteProtocolError)
@@ -48,7 +46,7 @@ class Connection(asyncio.Protocol):
     """
 
     status = 0
-    headers: Headers = ()
+    headers: Headers
 
     def __init__(self, pool: Pool, timeout: float) -> None:
         self.http = h11.Connection(h11.CLIENT)
@@ -136,7 +134,7 @@ class Connection(asyncio.Protocol):
         Raises:
             OSError, h11.RemoteProtocolError: there was no answer, or none of HTTP/1.1.
         """
-        self._send(h11.Request(method=method, target=target, headers=list(headers)))
+        self._send(h11.Request(method=method, target=target, headers=headers))
         if body is None:
             self._send(h11.EndOfMessage())
         else:

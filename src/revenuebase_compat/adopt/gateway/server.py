@@ -26,6 +26,7 @@ from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_loopback
 
 from .app import Gateway
+from .messages import own_headers
 
 #: Seconds that a request's head may take to arrive.
 HEAD_TIMEOUT = 20.0
@@ -106,11 +107,7 @@ class _Protocol(H11Protocol):
         self._refused = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = b'{"detail": "%b"}' % why
-            headers = [
-                (b"Content-Type", b"application/json"),
-                (b"Content-Length", b"%d" % len(body)),
-                (b"Connection", b"close"),
-            ]
+            headers = [*own_headers(body), (b"Connection", b"close")]
             head = h11.Response(status_code=status, headers=headers)
             for event in (head, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
