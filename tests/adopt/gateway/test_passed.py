@@ -304,6 +304,13 @@ def test_a_client_of_http_1_0(running: Running) -> None:
     assert b"chunked" not in raw
 
 
+def test_a_redirect_for_a_client_that_names_no_host(running: Running) -> None:
+    with Upstream(b"") as upstream, running.front(upstream.base_url + "/api"):
+        answer = "HTTP/1.1 302 Found\r\nLocation: {}/api/v2?x\r\nContent-Length: 0\r\n\r\n"
+        upstream.handle = answer.format(upstream.base_url).encode()
+        assert b"Location: /v2?x" in fields(running.raw(b"GET / HTTP/1.0\r\n\r\n"))
+
+
 def test_an_https_upstream_is_verified(
     running: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

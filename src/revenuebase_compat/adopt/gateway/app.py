@@ -9,7 +9,6 @@ travels in the client's own ``x-key``; the gateway has none.
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import sys
 import time
@@ -118,7 +117,7 @@ class Gateway:
     async def _own(self, incoming: Incoming) -> Answer | None:
         """The answer of the gateway's own paths."""
         path = incoming.path
-        if path[:3] != "/-/":
+        if not path.startswith("/-/"):
             return None
         if path == "/-/healthz":
             return own_answer(200, {"status": "ok", "upstream": self.settings.base_url})
@@ -147,7 +146,6 @@ class _Call:
         self.status = 0
         self._gateway, self._incoming, self._send = gateway, incoming, send
         self._settings = gateway.settings
-        self._deadline = math.inf
         self._connection: Connection | None = None
 
     async def run(self, own: Answer | None) -> None:
@@ -200,8 +198,7 @@ class _Call:
         # Not the path of an unknown one, which may hold anything.
         self.name = endpoint.call if endpoint.method else f"{incoming.method} /v1/…"
         if endpoint not in (UPLOAD, DOWNLOAD):  # these may take as long as their files are large
-            self._deadline = asyncio.get_running_loop().time() + self._settings.timeout
-            incoming.deadline = self._deadline
+            incoming.deadline = asyncio.get_running_loop().time() + self._settings.timeout
         if endpoint.successor is None:
             self._left(endpoint)
             return await self._forward(body)
@@ -283,7 +280,7 @@ class _Call:
         if body is not None and incoming.is_chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
         self._release()
-        connection = await gateway.pool.acquire(self._deadline)
+        connection = await gateway.pool.acquire(incoming.deadline)
         self._connection = connection
         target = incoming.target.encode("ascii")
         await connection.exchange(incoming.method, target, headers, body)
@@ -311,8 +308,9 @@ class _Call:
         except (ValueError, KeyError):  # no URL, or none of http
             return url.encode("latin-1")
         if ours[:3] == gateway.origin and f"{parts.path}/".startswith(f"{gateway.prefix}/"):
-            path = parts.path[len(gateway.prefix) :]
-            url = parts._replace(scheme="http", netloc=self._incoming.netloc, path=path).geturl()
+            here = self._incoming.host  # without one (HTTP/1.0), the path alone tells as much
+            parts = parts._replace(netloc=here, path=parts.path[len(gateway.prefix) :])
+            url = parts._replace(scheme="http" if here else "").geturl() or "/"
         return url.encode("latin-1")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from email.utils import formatdate
 from functools import lru_cache
 from ipaddress import ip_address
@@ -41,6 +41,11 @@ class Answer(NamedTuple):
     body: Chunks
 
 
+def within(timeout: float, deadline: float) -> AbstractAsyncContextManager[object]:
+    """Raises ``TimeoutError`` after that many seconds, or at that time of the event loop's."""
+    return asyncio_timeout(min(timeout, deadline - asyncio.get_running_loop().time()))
+
+
 class Incoming:
     """A request as it arrives, and the client's leaving.
 
@@ -56,9 +61,6 @@ class Incoming:
         self.path = self.target.partition("?")[0]  # as it came
         given = self.given = dict(scope["headers"])
         self.host: str = given.get(b"host", b"").decode("latin-1")
-        address, port = scope["server"] or ("localhost", None)
-        at = f"[{address}]" if ":" in address else address
-        self.netloc = self.host or (f"{at}:{port}" if port else "localhost")
         self.is_chunked = b"transfer-encoding" in given
         self.has_body = self.is_chunked or given.get(b"content-length", b"0") != b"0"
         own = (b"host", b"expect")  # what is expected, uvicorn does
@@ -78,10 +80,9 @@ class Incoming:
             ClientLeft: the client closed the connection.
             TimeoutError: the next piece did not arrive in time.
         """
-        loop = asyncio.get_running_loop()
         while self._more:
             self.is_awaited = True
-            async with asyncio_timeout(min(self._timeout, self.deadline - loop.time())):
+            async with within(self._timeout, self.deadline):
                 message = await self._receive()
             self.is_awaited = False
             if message["type"] == "http.disconnect":

@@ -20,11 +20,10 @@ from urllib.request import getproxies, proxy_bypass
 import h11
 
 from revenuebase_compat.client.transport import IDLE_FOR, needs_proxy, tls_context
-from revenuebase_compat.client.transport_async import asyncio_timeout
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
-from .messages import Chunks, Headers
+from .messages import Chunks, Headers, within
 
 #: What an upstream, or the way to it, can fail with.
 UPSTREAM_ERRORS = (OSError, h11.RemoteProtocolError)
@@ -52,7 +51,6 @@ class Connection(asyncio.Protocol):
         self.http = h11.Connection(h11.CLIENT)
         self.deadline = math.inf
         self._pool, self._timeout = pool, timeout
-        self._loop = asyncio.get_running_loop()
         self._held = 0
         self._has_news, self._may_write = asyncio.Event(), asyncio.Event()
         self._may_write.set()
@@ -99,7 +97,7 @@ class Connection(asyncio.Protocol):
     # What an exchange is made of.
 
     async def _wait(self, event: asyncio.Event) -> None:
-        async with asyncio_timeout(min(self._timeout, self.deadline - self._loop.time())):
+        async with within(self._timeout, self.deadline):
             await event.wait()
 
     async def more(self) -> None:
@@ -247,7 +245,7 @@ class Pool:
         """
         loop, proxy = asyncio.get_running_loop(), self._proxy
         make = partial(Connection, self, self._timeout)
-        async with asyncio_timeout(min(self._timeout, deadline - loop.time())):
+        async with within(self._timeout, deadline):
             host, port, tls = self._host, self._port, self._tls
             if proxy is not None:
                 host, port = proxy.hostname or "", proxy.port or _PORTS[proxy.scheme]
