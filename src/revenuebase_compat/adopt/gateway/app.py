@@ -280,18 +280,17 @@ class _Call:
         if body is not None and incoming.is_chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
         self._release()
-        connection = await gateway.pool.acquire(incoming.deadline)
-        self._connection = connection
+        self._connection = await gateway.pool.acquire(incoming.deadline)
         target = incoming.target.encode("ascii")
-        await connection.exchange(incoming.method, target, headers, body)
+        answer = await self._connection.exchange(incoming.method, target, headers, body)
         # Where it redirects to the upstream, it redirects to us.
-        drop = b"content-length" if connection.status == 204 else b""  # RFC 9110, 8.6
+        drop = b"content-length" if answer.status == 204 else b""  # RFC 9110, 8.6
         headers = [
             (name, self._here(value) if name.lower() == b"location" else value)
-            for name, value in messages.end_to_end(connection.headers)
+            for name, value in messages.end_to_end(answer.headers)
             if name.lower() != drop
         ]
-        return Answer(connection.status, headers, connection.body())
+        return answer._replace(headers=headers)
 
     def _release(self) -> None:
         if self._connection is not None:

@@ -23,7 +23,7 @@ from revenuebase_compat.client.transport import IDLE_FOR, needs_proxy, tls_conte
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
-from .messages import Chunks, Headers, within
+from .messages import Answer, Chunks, Headers, within
 
 #: What an upstream, or the way to it, can fail with.
 UPSTREAM_ERRORS = (OSError, h11.RemoteProtocolError)
@@ -41,11 +41,7 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         http: h11's side of it, which also holds what has arrived and was not asked for yet.
-        status, headers: the answer's, once ``exchange`` has returned.
     """
-
-    status = 0
-    headers: Headers
 
     def __init__(self, pool: Pool, timeout: float) -> None:
         self.http = h11.Connection(h11.CLIENT)
@@ -126,8 +122,8 @@ class Connection(asyncio.Protocol):
 
     async def exchange(
         self, method: str, target: bytes, headers: Headers, body: Chunks | None = None
-    ) -> None:
-        """Send a request, and read its answer's head.
+    ) -> Answer:
+        """Send a request, and read its answer up to the body, which streams.
 
         Raises:
             OSError, h11.RemoteProtocolError: there was no answer, or none of HTTP/1.1.
@@ -143,9 +139,9 @@ class Connection(asyncio.Protocol):
                 raise h11.RemoteProtocolError("101 Switching Protocols, which nobody asked for")
         if event.status_code > 599:
             raise h11.RemoteProtocolError(f"{event.status_code} is no HTTP status")
-        self.status, self.headers = event.status_code, event.headers.raw_items()
         # Where a body may not be, one may be all the same; it would be the next answer's start.
-        self._may_reuse = method != "HEAD" and self.status not in (204, 304)
+        self._may_reuse = method != "HEAD" and event.status_code not in (204, 304)
+        return Answer(event.status_code, event.headers.raw_items(), self._body())
 
     def _send(self, event: h11.Event) -> None:
         data = self.http.send(event)
@@ -162,8 +158,7 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._end(error)
 
-    async def body(self) -> Chunks:
-        """The answer's body, as it arrives."""
+    async def _body(self) -> Chunks:
         while isinstance(event := await self._event(), h11.Data):
             yield bytes(event.data)
 
@@ -278,9 +273,9 @@ class Pool:
         headers = [(b"Host", authority)]
         if name:
             headers.append((b"Proxy-Authorization", b"Basic " + b64encode(name + b":" + word)))
-        await connection.exchange("CONNECT", authority, headers)
-        if connection.status >= 300:
-            raise ConnectionError(f"the proxy answered {connection.status} to CONNECT")
+        answer = await connection.exchange("CONNECT", authority, headers)
+        if answer.status >= 300:
+            raise ConnectionError(f"the proxy answered {answer.status} to CONNECT")
 
     async def _socks(self, connection: Connection, name: bytes, word: bytes) -> None:
         """SOCKS 5, where the proxy resolves the name (RFC 1928; RFC 1929 for the password)."""
