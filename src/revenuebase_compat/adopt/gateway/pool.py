@@ -47,6 +47,7 @@ class Connection(asyncio.Protocol):
         self.http = h11.Connection(h11.CLIENT)
         self.deadline = math.inf
         self._pool, self._timeout = pool, timeout
+        self._loop = asyncio.get_running_loop()
         self._held = 0
         self._has_news, self._may_write = asyncio.Event(), asyncio.Event()
         self._may_write.set()
@@ -93,8 +94,13 @@ class Connection(asyncio.Protocol):
     # What an exchange is made of.
 
     async def _wait(self, event: asyncio.Event) -> None:
-        async with within(self._timeout, self.deadline):
-            await event.wait()
+        if not event.is_set():
+            at = min(self._loop.time() + self._timeout, self.deadline)
+            timer = self._loop.call_at(at, self._end, TimeoutError())
+            try:
+                await event.wait()
+            finally:
+                timer.cancel()
 
     async def more(self) -> None:
         """Have ``http`` hold more than it does, or know of the end.

@@ -142,8 +142,14 @@ class Server(uvicorn.Server):
         self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit  # by a second signal
+        if self.should_exit:  # a second signal
+            self.force_exit = True
+            asyncio.get_running_loop().call_soon_threadsafe(self._abort)
         super().handle_exit(sig, frame)
+
+    def _abort(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.stopping = True
@@ -153,8 +159,6 @@ class Server(uvicorn.Server):
                 break
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()  # a second signal came before the answer
 
     async def run_on(self, sock: socket.socket) -> None:
         """Serve until told to stop, and until what is under way then has ended."""
@@ -239,13 +243,11 @@ def serve(
     where signals arrive.
 
     Args:
-        settings: decide as they do for ``Client``; their key and base URL are not used.
-        upstream: where every request goes; what is right for ``base_url`` is right here.
+        settings, upstream, options: those of ``Gateway``.
         host: loopback, by name or address.
         port: 0 takes a free one.
         uds: a path at which to listen instead of ``host`` and ``port``.
         on_ready: called once requests are taken, with the base URL, or ``unix:`` and the path.
-        options: of ``Gateway``.
 
     Raises:
         ConfigurationError: an argument is wrong, or the port is taken.
