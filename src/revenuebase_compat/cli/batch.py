@@ -16,22 +16,18 @@ from revenuebase_compat.client.facade import Client
 from revenuebase_compat.client.many import CancelJobs
 from revenuebase_compat.client.notices import call_site
 from revenuebase_compat.client.runtime import emit
-from revenuebase_compat.core.errors import ConfigurationError
+from revenuebase_compat.core.errors import STOP_ON, ConfigurationError
 from revenuebase_compat.core.events import CancelEvent
 from revenuebase_compat.core.models import CancelResult, Job, JobId, JobOutcome, JobStatus
 from revenuebase_compat.core.routes import Route
 from revenuebase_compat.core.routing import explain
 
-from .journal import Journal
+from .journal import JobRecord, Journal, record, unfinished_row
 from .output import OutputLost, complain, finish, note, printable, show, table
 from .progress import Display
-from .records import JobRecord, record, unfinished_row
 
 CONCURRENCY = 8
 STOPPED = 130
-
-#: The key is wrong, or not for this: no other job would fare better.
-REFUSED_KEY = (401, 403)
 
 
 class Batch:
@@ -107,14 +103,13 @@ class Batch:
     def on_event(self, event: CancelEvent) -> None:
         """Called in the job's thread, before its outcome is handed out."""
         self.routes[event.process_id] = event.route
-        if event.status_code in REFUSED_KEY:
-            self.why = "the key was refused"
-            self.jobs.stop()
         emit(self.settings, event)
 
     def on_outcome(self, outcome: JobOutcome) -> None:
         job, self.result = int(outcome.process_id), outcome.result
         one = self.records[job] = record(outcome, self.routes.get(job))
+        if isinstance(outcome.error, STOP_ON):
+            self.why = "the key was refused"
         self.attempt(lambda: self.journal.finished(one))
         self.display.finished(one)
         if self.given.json:

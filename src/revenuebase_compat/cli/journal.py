@@ -1,4 +1,4 @@
-"""What was started and what is done of many jobs, in a file that outlives a ``kill -9``."""
+"""What became of each job, as ``--json`` prints it and as a file keeps it over a ``kill -9``."""
 
 from __future__ import annotations
 
@@ -7,15 +7,88 @@ import json
 import os
 import stat
 from contextlib import suppress
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.models import check_process_id
-
-from .records import JobRecord
+from revenuebase_compat.core import errors
+from revenuebase_compat.core.models import JobOutcome, check_process_id
+from revenuebase_compat.core.routes import Route
 
 #: How each line of a journal begins.
 _BEGIN = b'{"event": "'
+
+
+class JobRecord(NamedTuple):
+    """What became of a job, ready to be shown."""
+
+    #: Whether another try cannot change it.
+    final: bool
+    #: The object that ``--json`` prints.
+    row: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job is cancelled, by this command or before."""
+        return bool(self.row["ok"])
+
+    @property
+    def name(self) -> str:
+        """Its end, in a word or two."""
+        error = self.row.get("error", "cancelled")
+        return "cancelled before" if self.ok and "error" in self.row else str(error)
+
+    @property
+    def cells(self) -> list[str]:
+        """Its row of the table."""
+        row = {"filename": "", "current_status": self.name, **self.row}
+        names = ("process_id", "filename", "current_status", "version", "reason", "attempts")
+        return ["" if row[name] is None else str(row[name]) for name in names]
+
+
+def record(outcome: JobOutcome, route: Route | None) -> JobRecord:
+    """What became of a job whose call went to ``route``.
+
+    A job that was cancelled before is ok, as the command is idempotent; ``JobOutcome.ok`` of the
+    library is false there.
+    """
+    error = outcome.error
+    if outcome.result is not None:
+        found = outcome.result.to_dict()
+        first = {key: found[key] for key in ("version", "reason", "attempts")}
+        return JobRecord(True, {"process_id": outcome.process_id, "ok": True, **first, **found})
+    assert error is not None  # noqa: S101 (an outcome is one or the other)
+    known = not error.outcome_unknown
+    ok = known and isinstance(error, errors.AlreadyCancelledError)
+    final = known and isinstance(error, errors.JobStateError | errors.JobNotFoundError)
+    return JobRecord(final, error_row(outcome.process_id, error, route, ok=ok))
+
+
+def error_row(
+    process_id: int | str,
+    error: errors.CancelError,
+    route: Route | None = None,
+    *,
+    ok: bool = False,
+) -> dict[str, Any]:
+    """An error as plain JSON types."""
+    return {
+        "process_id": process_id,
+        "ok": ok,
+        "version": f"v{error.api_version}" if error.api_version else None,
+        "reason": route.reason.value if route else None,
+        "attempts": error.attempts,
+        "error": type(error).__name__,
+        "code": error.code,
+        "message": str(error),
+        "outcome_unknown": error.outcome_unknown,
+    }
+
+
+def unfinished_row(process_id: int, *, started: bool) -> dict[str, Any]:
+    """A job that was under way, or was not started, when the run was stopped."""
+    words = "stopped while it was under way" if started else "stopped before it was sent"
+    row = error_row(process_id, errors.CancelError(words, outcome_unknown=started))
+    name, attempts = ("interrupted", None) if started else ("not_started", 0)
+    return {**row, "attempts": attempts, "error": name}
 
 
 class Journal:
@@ -40,10 +113,8 @@ class Journal:
         number = 1
         try:
             self._file = open(path, "a+b")  # noqa: SIM115 (closed by close)
-            if not stat.S_ISREG(
-                os.fstat(self._file.fileno()).st_mode
-            ):  # a device may be read for ever
-                self._refuse("is no regular file")
+            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                self._refuse("is no regular file")  # a device may be read for ever
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -57,7 +128,7 @@ class Journal:
             if torn[: len(_BEGIN)] != _BEGIN[: len(torn)]:
                 raise ValueError
             self._file.truncate(len(text) - len(torn))
-        except ConfigurationError:
+        except errors.ConfigurationError:
             self.close()
             raise
         except OSError as error:
@@ -104,7 +175,7 @@ class Journal:
                 self._refuse(error.strerror or str(error))
 
     def _refuse(self, why: str) -> NoReturn:
-        raise ConfigurationError(f"--resume {self._path}: {why}") from None
+        raise errors.ConfigurationError(f"--resume {self._path}: {why}") from None
 
     def close(self) -> None:
         """Close the file, which unlocks it."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from .records import JobRecord
+    from .journal import JobRecord
 
 #: The exit code for wrong usage and settings.
 WRONG = 2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from revenuebase_compat.client.many import CancelJobs
     from revenuebase_compat.core.models import Job
 
-    from .records import JobRecord
+    from .journal import JobRecord
 
 _STOPPING = "stopping when the jobs under way are done; Ctrl-C again: now"
 
