@@ -71,7 +71,7 @@ class Batch:
         """Cancel the jobs, and show what became of them; returns the exit code."""
         if self.given.json:
             for one in self.records.values():
-                self.attempt(lambda: show(json.dumps(one.row)))  # noqa: B023 (called at once)
+                self.attempt(show, json.dumps(one.row))
         left = False
         try:
             with self.stoppable():
@@ -81,7 +81,7 @@ class Batch:
             left = True
         done = [self.records[one] for one in self.process_ids if one in self.records]
         rest = [one for one in self.process_ids if one not in self.records]
-        self.attempt(lambda: self.show_all(done, rest))
+        self.attempt(self.show_all, done, rest)
         if rest or not (self.single or self.given.quiet):
             note(self.display.summary(done, self.given.resume, self.why))
         if left:
@@ -94,7 +94,7 @@ class Batch:
 
     def on_start(self, process_id: JobId) -> None:
         self.started.add(process_id)
-        self.attempt(lambda: self.journal.started(process_id))
+        self.attempt(self.journal.started, process_id)
 
     def on_status(self, job: Job) -> None:
         self.states[job.process_id] = job.status
@@ -110,17 +110,17 @@ class Batch:
         one = self.records[job] = record(outcome, self.routes.get(job))
         if isinstance(outcome.error, STOP_ON):
             self.why = "the key was refused"
-        self.attempt(lambda: self.journal.finished(one))
+        self.attempt(self.journal.finished, one)
         self.display.finished(one)
         if self.given.json:
-            self.attempt(lambda: show(json.dumps(one.row)))
+            self.attempt(show, json.dumps(one.row))
         elif self.silent and not one.ok:
             complain(one.row["message"], one.name)
 
-    def attempt(self, write: Callable[[], object]) -> None:
+    def attempt(self, write: Callable[..., object], *what: object) -> None:
         """Write to stdout or the journal; where that fails, nothing more is started."""
         try:
-            write()
+            write(*what)
         except (OutputLost, ConfigurationError) as error:
             if str(error) and not self.why:
                 complain(str(error))

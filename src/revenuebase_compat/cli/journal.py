@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from revenuebase_compat.core import errors
+from revenuebase_compat.core.errors import AlreadyCancelledError, CancelError, ConfigurationError
 from revenuebase_compat.core.models import JobOutcome, check_process_id
 from revenuebase_compat.core.routes import Route
 
@@ -17,18 +17,24 @@ from revenuebase_compat.core.routes import Route
 _BEGIN = b'{"event": "'
 
 
-class JobRecord(NamedTuple):
-    """What became of a job, ready to be shown."""
+#: Errors that another try would end in as well.
+_FINAL = ("AlreadyCancelledError", "NotCancellableError", "JobNotFoundError")
 
-    #: Whether another try cannot change it.
-    final: bool
-    #: The object that ``--json`` prints.
+
+class JobRecord(NamedTuple):
+    """What became of a job, as the object that ``--json`` prints."""
+
     row: dict[str, Any]
 
     @property
     def ok(self) -> bool:
         """Whether the job is cancelled, by this command or before."""
         return bool(self.row["ok"])
+
+    @property
+    def final(self) -> bool:
+        """Whether another try cannot change it."""
+        return self.ok or (self.row["error"] in _FINAL and not self.row["outcome_unknown"])
 
     @property
     def name(self) -> str:
@@ -45,34 +51,21 @@ class JobRecord(NamedTuple):
 
 
 def record(outcome: JobOutcome, route: Route | None) -> JobRecord:
-    """What became of a job whose call went to ``route``.
-
-    A job that was cancelled before is ok, as the command is idempotent; ``JobOutcome.ok`` of the
-    library is false there.
-    """
-    error = outcome.error
-    if outcome.result is not None:
-        found = outcome.result.to_dict()
-        first = {key: found[key] for key in ("version", "reason", "attempts")}
-        return JobRecord(True, {"process_id": outcome.process_id, "ok": True, **first, **found})
-    assert error is not None  # noqa: S101 (an outcome is one or the other)
-    known = not error.outcome_unknown
-    ok = known and isinstance(error, errors.AlreadyCancelledError)
-    final = known and isinstance(error, errors.JobStateError | errors.JobNotFoundError)
-    return JobRecord(final, error_row(outcome.process_id, error, route, ok=ok))
+    """The record of a job that finished."""
+    if outcome.error is not None:
+        return JobRecord(error_row(outcome.process_id, outcome.error, route))
+    found = outcome.result.to_dict()
+    first = {key: found[key] for key in ("version", "reason", "attempts")}
+    return JobRecord({"process_id": outcome.process_id, "ok": True, **first, **found})
 
 
 def error_row(
-    process_id: int | str,
-    error: errors.CancelError,
-    route: Route | None = None,
-    *,
-    ok: bool = False,
+    process_id: int | str, error: CancelError, route: Route | None = None
 ) -> dict[str, Any]:
-    """An error as plain JSON types."""
+    """An error as plain JSON types; a job that was cancelled before is as it should be."""
     return {
         "process_id": process_id,
-        "ok": ok,
+        "ok": isinstance(error, AlreadyCancelledError) and not error.outcome_unknown,
         "version": f"v{error.api_version}" if error.api_version else None,
         "reason": route.reason.value if route else None,
         "attempts": error.attempts,
@@ -86,7 +79,7 @@ def error_row(
 def unfinished_row(process_id: int, *, started: bool) -> dict[str, Any]:
     """A job that was under way, or was not started, when the run was stopped."""
     words = "stopped while it was under way" if started else "stopped before it was sent"
-    row = error_row(process_id, errors.CancelError(words, outcome_unknown=started))
+    row = error_row(process_id, CancelError(words, outcome_unknown=started))
     name, attempts = ("interrupted", None) if started else ("not_started", 0)
     return {**row, "attempts": attempts, "error": name}
 
@@ -128,7 +121,7 @@ class Journal:
             if torn[: len(_BEGIN)] != _BEGIN[: len(torn)]:
                 raise ValueError
             self._file.truncate(len(text) - len(torn))
-        except errors.ConfigurationError:
+        except ConfigurationError:
             self.close()
             raise
         except OSError as error:
@@ -150,7 +143,7 @@ class Journal:
             return
         process_id = check_process_id(entry["process_id"])
         if entry["event"] == "done":
-            record = JobRecord(entry["final"], entry["row"])
+            record = JobRecord(entry["row"])
             record.cells  # noqa: B018 (raises where the row is none)
             if record.final:
                 self.done[process_id] = record
@@ -163,8 +156,8 @@ class Journal:
 
     def finished(self, record: JobRecord) -> None:
         """Write down what became of a job."""
-        facts = {"process_id": record.row["process_id"], "final": record.final}
-        self._write({"event": "done", **facts, "row": record.row})
+        process_id, final = record.row["process_id"], record.final
+        self._write({"event": "done", "process_id": process_id, "final": final, "row": record.row})
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._file is not None:
@@ -175,7 +168,7 @@ class Journal:
                 self._refuse(error.strerror or str(error))
 
     def _refuse(self, why: str) -> NoReturn:
-        raise errors.ConfigurationError(f"--resume {self._path}: {why}") from None
+        raise ConfigurationError(f"--resume {self._path}: {why}") from None
 
     def close(self) -> None:
         """Close the file, which unlocks it."""
