@@ -23,11 +23,10 @@ from revenuebase_compat.core.routes import Route
 from revenuebase_compat.core.routing import explain
 
 from .journal import JobRecord, Journal, record, unfinished_row
-from .output import OutputLost, complain, finish, note, printable, show, table
+from .output import STOPPED, OutputLost, complain, finish, note, printable, show, table
 from .progress import Display
 
 CONCURRENCY = 8
-STOPPED = 130
 
 
 class Batch:

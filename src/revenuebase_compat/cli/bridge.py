@@ -135,15 +135,12 @@ def gateway(arguments: Namespace) -> int:
         raise _no_stdout("stdout is closed")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("revenuebase_compat").setLevel(arguments.log_level.upper())
+    same = ("upstream", "host", "port", "uds", "access_log")
     serve(
         # The variable is the clients', and names the gateway itself.
         Settings.from_env(base_url=DEFAULT_BASE_URL),
-        upstream=arguments.upstream,
-        host=arguments.host,
-        port=arguments.port,
-        uds=arguments.uds,
+        **{name: getattr(arguments, name) for name in same},
         allow_hosts=arguments.allow_host,
-        access_log=arguments.access_log,
         report=Report(prepare(arguments.report)) if arguments.report else None,
         on_ready=on_ready,
     )

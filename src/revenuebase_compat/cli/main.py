@@ -19,9 +19,7 @@ from revenuebase_compat.core.errors import ConfigurationError, InvalidProcessIdE
 
 from . import bridge, cancel, inspect, output, sandbox
 from .arguments import WrappedLines
-from .output import WRONG, OutputLost, complain, note
-
-INTERRUPTED = 130
+from .output import STOPPED, WRONG, OutputLost, complain, note
 
 
 class Parser(ArgumentParser):
@@ -87,6 +85,6 @@ def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
             complain(str(error))
         return 1
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return STOPPED
     finally:
         output.finish()

@@ -51,17 +51,13 @@ def run(arguments: Namespace) -> int:
     def log(request: RecordedRequest) -> None:
         note(f"{request.method} {request.path} {request.status or 'no answer'}")
 
+    same = ("port", "now", "jobs", "rate_limit", "credits", "envelope")
     try:
         with Sandbox(
-            port=arguments.port,
-            now=arguments.now,
-            jobs=arguments.jobs,
+            **{name: getattr(arguments, name) for name in same},
             cancelling_for=CANCELLING_FOR,
-            rate_limit=arguments.rate_limit,
-            credits=arguments.credits,
             queued_for=arguments.job_seconds,
             processing_for=arguments.job_seconds,
-            envelope=arguments.envelope,
             mx_record_checked=MX_RECORD_CHECKED[arguments.mx_record_checked],
             on_request=(lambda request: None) if arguments.quiet else log,
         ) as service:
