@@ -25,10 +25,9 @@ from revenuebase_compat import (
     NotCancellableError,
     TransportError,
 )
-from revenuebase_compat.cli.journal import Journal
+from revenuebase_compat.cli.journal import Journal, record
 from revenuebase_compat.cli.main import main
 from revenuebase_compat.cli.progress import span
-from revenuebase_compat.cli.records import record
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, UTC
 from tests.support.fault_server import Exchange, Fault, FaultServer, drop, respond, truth

@@ -1,4 +1,4 @@
-"""Room: the command ``revenuebase-compat``, one module per command.
+"""Room: the command ``revenuebase-compat``, its commands by what they are for.
 
 May import: every other room. What a command needs is imported when it runs.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError, HelpFormatter
+from collections.abc import Callable
 from datetime import datetime
 
 from revenuebase_compat.core.dates import parse_date
@@ -46,10 +47,16 @@ def seconds(text: str) -> float:
     return number
 
 
-def count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ArgumentTypeError(f"{text!r}: give a number from 0 to 999999999")
-    return int(text)
+def _whole(what: str, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+            raise ArgumentTypeError(f"{text!r} is no {what}: give a number from 0 to {most}")
+        return int(text)
+
+    return number
+
+
+count, port = _whole("count", 999_999_999), _whole("port", 65_535)
 
 
 def date(text: str) -> datetime:
@@ -58,9 +65,3 @@ def date(text: str) -> datetime:
     except ValueError:
         right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
         raise ArgumentTypeError(f"{text!r} is no date: {right}") from None
-
-
-def port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:6]) < 65_536):
-        raise ArgumentTypeError(f"{text!r} is no port: give a number from 0 to 65535")
-    return int(text)

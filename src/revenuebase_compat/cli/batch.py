@@ -16,22 +16,17 @@ from revenuebase_compat.client.facade import Client
 from revenuebase_compat.client.many import CancelJobs
 from revenuebase_compat.client.notices import call_site
 from revenuebase_compat.client.runtime import emit
-from revenuebase_compat.core.errors import ConfigurationError
+from revenuebase_compat.core.errors import STOP_ON, ConfigurationError
 from revenuebase_compat.core.events import CancelEvent
 from revenuebase_compat.core.models import CancelResult, Job, JobId, JobOutcome, JobStatus
 from revenuebase_compat.core.routes import Route
 from revenuebase_compat.core.routing import explain
 
-from .journal import Journal
-from .output import OutputLost, complain, finish, note, printable, show, table
+from .journal import JobRecord, Journal, record, unfinished_row
+from .output import STOPPED, OutputLost, complain, finish, note, printable, show, table
 from .progress import Display
-from .records import JobRecord, record, unfinished_row
 
 CONCURRENCY = 8
-STOPPED = 130
-
-#: The key is wrong, or not for this: no other job would fare better.
-REFUSED_KEY = (401, 403)
 
 
 class Batch:
@@ -75,7 +70,7 @@ class Batch:
         """Cancel the jobs, and show what became of them; returns the exit code."""
         if self.given.json:
             for one in self.records.values():
-                self.attempt(lambda: show(json.dumps(one.row)))  # noqa: B023 (called at once)
+                self.attempt(show, json.dumps(one.row))
         left = False
         try:
             with self.stoppable():
@@ -85,7 +80,7 @@ class Batch:
             left = True
         done = [self.records[one] for one in self.process_ids if one in self.records]
         rest = [one for one in self.process_ids if one not in self.records]
-        self.attempt(lambda: self.show_all(done, rest))
+        self.attempt(self.show_all, done, rest)
         if rest or not (self.single or self.given.quiet):
             note(self.display.summary(done, self.given.resume, self.why))
         if left:
@@ -98,7 +93,7 @@ class Batch:
 
     def on_start(self, process_id: JobId) -> None:
         self.started.add(process_id)
-        self.attempt(lambda: self.journal.started(process_id))
+        self.attempt(self.journal.started, process_id)
 
     def on_status(self, job: Job) -> None:
         self.states[job.process_id] = job.status
@@ -107,25 +102,24 @@ class Batch:
     def on_event(self, event: CancelEvent) -> None:
         """Called in the job's thread, before its outcome is handed out."""
         self.routes[event.process_id] = event.route
-        if event.status_code in REFUSED_KEY:
-            self.why = "the key was refused"
-            self.jobs.stop()
         emit(self.settings, event)
 
     def on_outcome(self, outcome: JobOutcome) -> None:
         job, self.result = int(outcome.process_id), outcome.result
         one = self.records[job] = record(outcome, self.routes.get(job))
-        self.attempt(lambda: self.journal.finished(one))
+        if isinstance(outcome.error, STOP_ON):
+            self.why = "the key was refused"
+        self.attempt(self.journal.finished, one)
         self.display.finished(one)
         if self.given.json:
-            self.attempt(lambda: show(json.dumps(one.row)))
+            self.attempt(show, json.dumps(one.row))
         elif self.silent and not one.ok:
             complain(one.row["message"], one.name)
 
-    def attempt(self, write: Callable[[], object]) -> None:
+    def attempt(self, write: Callable[..., object], *what: object) -> None:
         """Write to stdout or the journal; where that fails, nothing more is started."""
         try:
-            write()
+            write(*what)
         except (OutputLost, ConfigurationError) as error:
             if str(error) and not self.why:
                 complain(str(error))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
@@ -16,9 +15,6 @@ from revenuebase_compat.core.settings import Settings
 from .arguments import file_name, process_id, seconds
 from .output import complain
 from .sandbox import CANCELLING_FOR
-
-if TYPE_CHECKING:
-    from revenuebase_compat.client.facade import Client
 
 #: More jobs than that are asked about once, on a terminal.
 ASK_FROM = 20
@@ -59,6 +55,7 @@ def add_arguments(subparsers: Any) -> None:
 
 
 def run(arguments: Namespace) -> int:
+    from revenuebase_compat.client.facade import Client
     from revenuebase_compat.client.notices import ApiDeprecationWarning
 
     from .batch import Batch
@@ -71,31 +68,24 @@ def run(arguments: Namespace) -> int:
     if arguments.wait and arguments.wait_timeout is None:
         arguments.wait_timeout = WAIT
     process_ids = _all_ids(arguments)
-    with _client(arguments.sandbox, process_ids, **arguments.clocks) as client:
+    with ExitStack() as stack:
+        settings = None
+        if arguments.sandbox:
+            from revenuebase_compat.testing.sandbox import Sandbox
+
+            service = Sandbox(jobs=process_ids, cancelling_for=CANCELLING_FOR)
+            stack.enter_context(service)
+            settings = Settings.from_env(api_key=service.api_key, base_url=service.base_url)
+        client = stack.enter_context(Client(settings, **arguments.clocks))
         if client.settings.api_key is None:
             client.cancel_job(process_ids[0])  # says what is missing, and sends nothing
-        with closing(Journal(arguments.resume, client.settings.base_url)) as journal:
-            batch = Batch(arguments, process_ids, client, journal)
-            if not arguments.yes and len(batch.todo) > ASK_FROM and _declined(len(batch.todo)):
-                complain("nothing was sent")
-                return 1
-            return batch.run()
-
-
-@contextmanager
-def _client(sandbox: bool, process_ids: Sequence[int], **clocks: Any) -> Iterator[Client]:
-    from revenuebase_compat.client.facade import Client
-
-    if not sandbox:
-        with Client(**clocks) as client:
-            yield client
-        return
-    from revenuebase_compat.testing.sandbox import Sandbox
-
-    with Sandbox(jobs=process_ids, cancelling_for=CANCELLING_FOR) as service:
-        settings = Settings.from_env(api_key=service.api_key, base_url=service.base_url)
-        with Client(settings, **clocks) as client:
-            yield client
+        journal = Journal(arguments.resume, client.settings.base_url)
+        stack.callback(journal.close)
+        batch = Batch(arguments, process_ids, client, journal)
+        if not arguments.yes and len(batch.todo) > ASK_FROM and _declined(len(batch.todo)):
+            complain("nothing was sent")
+            return 1
+        return batch.run()
 
 
 def _all_ids(arguments: Namespace) -> list[int]:

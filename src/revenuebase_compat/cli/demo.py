@@ -140,44 +140,24 @@ class Story:
         self._call(46, "no answer, 400, 200: CANCELLING, v2 (SUNSET)")
         self._say(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}", "")
 
-    def cancel_job(self, job: int, **settings: Any) -> tuple[str, str]:
-        """What this library gives back, and what its error says."""
-        sandbox = self._sandbox
-        found = Settings(sandbox.api_key, base_url=sandbox.base_url, **settings)
-        with Client(found, clock=lambda: sandbox.now, sleep=self._sleep) as client:
-            try:
-                result = client.cancel_job(job)
-            except CancelError as error:
-                return type(error).__name__, str(error)
-        return f"{result.current_status}, {result.route}", ""
-
-    def run_script(self, script: Path, job: int, report: str = "") -> tuple[list[str], str]:
-        """The script's lines and its words on stderr; with a report it is under ``run``."""
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("REVENUEBASE_")}
-        environ["REVENUEBASE_BASE_URL"] = self._sandbox.base_url
-        environ["REVENUEBASE_API_KEY"] = self._sandbox.api_key
-        # The clock of that process is the real one, whatever the day of the story is.
-        environ["REVENUEBASE_V1_SUNSET"] = "2000-01-01"
-        command = [sys.executable, str(script), str(job)]
-        if report:
-            ours = [sys.executable, "-m", "revenuebase_compat", "run", "--report", report, "--"]
-            command = [*ours, *command]
-        done = subprocess.run(  # noqa: S603
-            command, env=environ, capture_output=True, text=True, timeout=60
-        )
-        return done.stdout.splitlines(), done.stderr.strip()
-
     def _chapter(self, day: str, title: str) -> None:
         if self._sandbox.requests:
             self._pause(CHAPTER)
         self._sandbox.now = parse_date(day)
         self._say(f"\n{day}  {title}", "bold")
 
-    def _call(self, job: int, told: str, notices: int = 0, **how: Any) -> None:
+    def _call(self, job: int, told: str, notices: int = 0, **settings: Any) -> None:
         """Make a call, show it, and compare it with what was told."""
-        begun, name = len(self._sandbox.requests), f"cancel_job({job})"
-        got, words = self.cancel_job(job, **how)
-        served = self._sandbox.requests[begun:]
+        sandbox, name = self._sandbox, f"cancel_job({job})"
+        begun = len(sandbox.requests)
+        found = Settings(sandbox.api_key, base_url=sandbox.base_url, **settings)
+        with Client(found, clock=lambda: sandbox.now, sleep=self._sleep) as client:
+            try:
+                done = client.cancel_job(job)
+                got, words = f"{done.current_status}, {done.route}", ""
+            except CancelError as error:
+                got, words = type(error).__name__, str(error)
+        served = sandbox.requests[begun:]
         for one in served:
             result = got if one is served[-1] else ""
             self._row(name, f"{one.method} {one.path}", _answer(one), result)
@@ -189,9 +169,21 @@ class Story:
         self._compare(came, told, job, len(said), notices)
 
     def _script(self, script: Path, job: int, *told: str, report: str = "") -> None:
-        """Run the script, show its calls, and compare its lines with what was told."""
+        """Run the script (with a report: under ``run``), show its calls, and compare its lines."""
         begun = len(self._sandbox.requests)
-        lines, words = self.run_script(script, job, report)
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("REVENUEBASE_")}
+        environ |= {
+            "REVENUEBASE_BASE_URL": self._sandbox.base_url,
+            "REVENUEBASE_API_KEY": self._sandbox.api_key,
+            # The clock of that process is the real one, whatever the day of the story is.
+            "REVENUEBASE_V1_SUNSET": "2000-01-01",
+        }
+        ours = ["-m", "revenuebase_compat", "run", "--report", report, "--", sys.executable]
+        command = [sys.executable, *(ours if report else ()), str(script), str(job)]
+        done = subprocess.run(  # noqa: S603
+            command, env=environ, capture_output=True, text=True, timeout=60
+        )
+        lines, words = done.stdout.splitlines(), done.stderr.strip()
         self._say(f"  {script.name} {job}", "")
         for one, line in zip_longest(self._sandbox.requests[begun:], lines):
             seen = (f"{one.method} {one.path}", _answer(one)) if one else ("", "")

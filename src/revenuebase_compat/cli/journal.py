@@ -1,4 +1,4 @@
-"""What was started and what is done of many jobs, in a file that outlives a ``kill -9``."""
+"""What became of each job, as ``--json`` prints it and as a file keeps it over a ``kill -9``."""
 
 from __future__ import annotations
 
@@ -7,15 +7,81 @@ import json
 import os
 import stat
 from contextlib import suppress
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.models import check_process_id
-
-from .records import JobRecord
+from revenuebase_compat.core.errors import AlreadyCancelledError, CancelError, ConfigurationError
+from revenuebase_compat.core.models import JobOutcome, check_process_id
+from revenuebase_compat.core.routes import Route
 
 #: How each line of a journal begins.
 _BEGIN = b'{"event": "'
+
+
+#: Errors that another try would end in as well.
+_FINAL = ("AlreadyCancelledError", "NotCancellableError", "JobNotFoundError")
+
+
+class JobRecord(NamedTuple):
+    """What became of a job, as the object that ``--json`` prints."""
+
+    row: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the job is cancelled, by this command or before."""
+        return bool(self.row["ok"])
+
+    @property
+    def final(self) -> bool:
+        """Whether another try cannot change it."""
+        return self.ok or (self.row["error"] in _FINAL and not self.row["outcome_unknown"])
+
+    @property
+    def name(self) -> str:
+        """Its end, in a word or two."""
+        error = self.row.get("error", "cancelled")
+        return "cancelled before" if self.ok and "error" in self.row else str(error)
+
+    @property
+    def cells(self) -> list[str]:
+        """Its row of the table."""
+        row = {"filename": "", "current_status": self.name, **self.row}
+        names = ("process_id", "filename", "current_status", "version", "reason", "attempts")
+        return ["" if row[name] is None else str(row[name]) for name in names]
+
+
+def record(outcome: JobOutcome, route: Route | None) -> JobRecord:
+    """The record of a job that finished."""
+    if outcome.error is not None:
+        return JobRecord(error_row(outcome.process_id, outcome.error, route))
+    found = outcome.result.to_dict()
+    first = {key: found[key] for key in ("version", "reason", "attempts")}
+    return JobRecord({"process_id": outcome.process_id, "ok": True, **first, **found})
+
+
+def error_row(
+    process_id: int | str, error: CancelError, route: Route | None = None
+) -> dict[str, Any]:
+    """An error as plain JSON types; a job that was cancelled before is as it should be."""
+    return {
+        "process_id": process_id,
+        "ok": isinstance(error, AlreadyCancelledError) and not error.outcome_unknown,
+        "version": f"v{error.api_version}" if error.api_version else None,
+        "reason": route.reason.value if route else None,
+        "attempts": error.attempts,
+        "error": type(error).__name__,
+        "code": error.code,
+        "message": str(error),
+        "outcome_unknown": error.outcome_unknown,
+    }
+
+
+def unfinished_row(process_id: int, *, started: bool) -> dict[str, Any]:
+    """A job that was under way, or was not started, when the run was stopped."""
+    words = "stopped while it was under way" if started else "stopped before it was sent"
+    row = error_row(process_id, CancelError(words, outcome_unknown=started))
+    name, attempts = ("interrupted", None) if started else ("not_started", 0)
+    return {**row, "attempts": attempts, "error": name}
 
 
 class Journal:
@@ -40,10 +106,8 @@ class Journal:
         number = 1
         try:
             self._file = open(path, "a+b")  # noqa: SIM115 (closed by close)
-            if not stat.S_ISREG(
-                os.fstat(self._file.fileno()).st_mode
-            ):  # a device may be read for ever
-                self._refuse("is no regular file")
+            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                self._refuse("is no regular file")  # a device may be read for ever
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -79,7 +143,7 @@ class Journal:
             return
         process_id = check_process_id(entry["process_id"])
         if entry["event"] == "done":
-            record = JobRecord(entry["final"], entry["row"])
+            record = JobRecord(entry["row"])
             record.cells  # noqa: B018 (raises where the row is none)
             if record.final:
                 self.done[process_id] = record
@@ -92,8 +156,8 @@ class Journal:
 
     def finished(self, record: JobRecord) -> None:
         """Write down what became of a job."""
-        facts = {"process_id": record.row["process_id"], "final": record.final}
-        self._write({"event": "done", **facts, "row": record.row})
+        process_id, final = record.row["process_id"], record.final
+        self._write({"event": "done", "process_id": process_id, "final": final, "row": record.row})
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._file is not None:

@@ -13,10 +13,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from .records import JobRecord
+    from .journal import JobRecord
 
-#: The exit code for wrong usage and settings.
-WRONG = 2
+#: The exit codes for wrong usage and settings, and for Ctrl-C.
+WRONG, STOPPED = 2, 130
 
 COLUMNS = ("job", "file", "status", "version", "reason", "attempts")
 #: Left out in this order where a terminal is too narrow.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from revenuebase_compat.client.many import CancelJobs
     from revenuebase_compat.core.models import Job
 
-    from .records import JobRecord
+    from .journal import JobRecord
 
 _STOPPING = "stopping when the jobs under way are done; Ctrl-C again: now"
 
@@ -58,7 +58,7 @@ class Display:
         self._monotonic = monotonic
         self._began = self._resumes = self._seen = monotonic()
         self._paused = 0.0
-        self._times: list[float] = []
+        self._times: deque[float] = deque(maxlen=10_000)
         self._states: dict[int, str] = {}
         self._live: Any = None
         #: Lines to be drawn above what is live.
@@ -160,11 +160,11 @@ class Display:
     def _drawn(self) -> tuple[int, int, list[str]]:
         """What is shown live: how many are done, of how many, and lines of text."""
         with self._lock:
-            now, finished = self._monotonic(), len(self._times)
-            rate = sum(now - time < WINDOW for time in self._times[-10_000:])
+            now = self._monotonic()
+            rate = sum(now - time < WINDOW for time in self._times)
             counts, states = Counter(self._counts), Counter(self._states.values())
         done = counts.total()
-        left = self._total - done
+        left, finished = self._total - done, done - self._before
         lines = [f"{done}/{self._total}  {rate}/min", _listed(counts)]
         if finished and not states:
             each = (now - self._began - self._paused) / finished

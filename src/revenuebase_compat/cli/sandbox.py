@@ -1,4 +1,4 @@
-"""``revenuebase-compat sandbox``: the vendor's API on loopback, for trying out."""
+"""The commands for trying out: ``sandbox``, the vendor's API on loopback, and ``demo``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def add_arguments(subparsers: Any) -> None:
     add("--mx-record-checked", **kinds, help=f"of metadata: {', '.join(MX_RECORD_CHECKED)}")
     add("--quiet", action="store_true", help="no line for each request")
     parser.set_defaults(run=run)
+    parser = subparsers.add_parser("demo", help="the whole story in ten seconds, in the sandbox")
+    parser.set_defaults(run=demo)
 
 
 def run(arguments: Namespace) -> int:
@@ -49,17 +51,13 @@ def run(arguments: Namespace) -> int:
     def log(request: RecordedRequest) -> None:
         note(f"{request.method} {request.path} {request.status or 'no answer'}")
 
+    same = ("port", "now", "jobs", "rate_limit", "credits", "envelope")
     try:
         with Sandbox(
-            port=arguments.port,
-            now=arguments.now,
-            jobs=arguments.jobs,
+            **{name: getattr(arguments, name) for name in same},
             cancelling_for=CANCELLING_FOR,
-            rate_limit=arguments.rate_limit,
-            credits=arguments.credits,
             queued_for=arguments.job_seconds,
             processing_for=arguments.job_seconds,
-            envelope=arguments.envelope,
             mx_record_checked=MX_RECORD_CHECKED[arguments.mx_record_checked],
             on_request=(lambda request: None) if arguments.quiet else log,
         ) as service:
@@ -73,3 +71,10 @@ def run(arguments: Namespace) -> int:
         complain(f"port {arguments.port}: {error.strerror or error}: give another --port")
         return WRONG
     return 0
+
+
+def demo(arguments: Namespace) -> int:
+    """Tell the story; 1 where something did not come out as told, else 0."""
+    from .demo import main
+
+    return main()

@@ -29,6 +29,9 @@ __all__ = ["OpenFeatureFlag"]
 
 _VARIANTS = {"v1": False, "v2": True}
 
+#: What a flag may be, and the default that is passed in.
+_TYPES: tuple[tuple[str, object], ...] = (("boolean", False), ("string", ""))
+
 
 class OpenFeatureFlag:
     """Asks an OpenFeature flag, boolean (true is v2) or of the texts ``"v1"`` and ``"v2"``.
@@ -46,40 +49,32 @@ class OpenFeatureFlag:
     def __init__(self, flag_key: str, client: OpenFeatureClient | None = None) -> None:
         self.flag_key = flag_key
         self._client = client
-        #: Learnt from the first answer, as asking for the wrong type is an error to a provider.
-        self._text = False
+        #: In the order asked: the one learnt first, as the wrong type is an error to a provider.
+        self._types = _TYPES
 
     def __call__(self, context: RouteContext) -> bool | None:
         """The flag's opinion, for ``Client``."""
         client, about = self._client or api.get_client(), _about(context)
-        found: FlagEvaluationDetails[Any]
-        for text in (self._text, not self._text):
-            if text:
-                found = client.get_string_details(self.flag_key, "", about)
-            else:
-                found = client.get_boolean_details(self.flag_key, False, about)
-            if self._fits(text, found):
+        for kind, unset in self._types:
+            found = getattr(client, f"get_{kind}_details")(self.flag_key, unset, about)
+            if self._is(kind, found):
                 break
         return _opinion(found)
 
     async def evaluate_async(self, context: RouteContext) -> bool | None:
         """The flag's opinion, for ``AsyncClient``."""
         client, about = self._client or api.get_client(), _about(context)
-        found: FlagEvaluationDetails[Any]
-        for text in (self._text, not self._text):
-            if text:
-                found = await client.get_string_details_async(self.flag_key, "", about)
-            else:
-                found = await client.get_boolean_details_async(self.flag_key, False, about)
-            if self._fits(text, found):
+        for kind, unset in self._types:
+            found = await getattr(client, f"get_{kind}_details_async")(self.flag_key, unset, about)
+            if self._is(kind, found):
                 break
         return _opinion(found)
 
-    def _fits(self, text: bool, found: FlagEvaluationDetails[Any]) -> bool:
+    def _is(self, kind: str, found: FlagEvaluationDetails[Any]) -> bool:
         """Whether the flag is of the type that was asked for; remembered."""
         if found.error_code is ErrorCode.TYPE_MISMATCH:
             return False
-        self._text = text
+        self._types = _TYPES if kind == "boolean" else _TYPES[::-1]
         return True
 
 

@@ -19,9 +19,9 @@ from pydantic import AfterValidator, BaseModel, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 
-from revenuebase_compat.core.endpoints import CREDITS, ENDPOINTS
+from revenuebase_compat.core.endpoints import ENDPOINTS
 
-from .jobs import CANCELLED, ENDED, MEDIA_TYPES, Job, extension
+from .jobs import ACTIVE, CANCELLED, ENDED, MEDIA_TYPES, Job, extension
 
 
 def _valid(address: str) -> str:
@@ -57,22 +57,29 @@ class Process(BaseModel):
     last_updated: datetime
 
 
-class QueuedProcessesResponse(BaseModel):
-    processes: list[Process]
-
-
 def _answer(name: str, **fields: Any) -> Any:
     required: Any = {field: (kind, ...) for field, kind in fields.items()}
     return create_model(name, **required)
 
 
-BatchEmailResponse = _answer("BatchEmailResponse", process_id=int, filename=str, status=str)
-BatchEmailStatusResponse = _answer(
-    "BatchEmailStatusResponse", process_id=int, filename=str, current_status=str, message=str
-)
-UsageResponse = _answer("UsageResponse", credits=int)
-CreditsResponse = _answer("CreditsResponse", credits=int)
-NewKeyResponse = _answer("NewKeyResponse", api_key=str)
+_NAMES: dict[str, Any] = {"process_id": int, "filename": str}
+UPLOADED = _answer("BatchEmailResponse", **_NAMES, status=str)
+STATUS = _answer("BatchEmailStatusResponse", **_NAMES, current_status=str, message=str)
+
+#: By the names of the table of endpoints: the vendor's name on v2, and what it answers.
+OPERATIONS: dict[str, tuple[str, Any]] = {
+    "credits": ("get_usage", _answer("UsageResponse", credits=int)),
+    "rotate_key": ("rotate_api_key", _answer("NewKeyResponse", api_key=str)),
+    "verify": ("verify_email", Any),
+    "upload": ("verify_email_batch", UPLOADED),
+    "start": ("batch_process_email", UPLOADED),
+    "list": ("list_jobs", _answer("QueuedProcessesResponse", processes=list[Process])),
+    "status": ("get_job", STATUS),
+    "cancel": ("cancel_job", STATUS),
+    "download": ("download_job", Any),
+}
+#: The one answer that v1 has by another name.
+V1_MODELS: dict[str, Any] = {"credits": _answer("CreditsResponse", credits=int)}
 
 
 def default_envelope(code: str, message: str) -> Any:
@@ -104,9 +111,6 @@ ENVELOPE_NAMES = (*ENVELOPES, "vendor")
 class Refused(Exception):
     """An error answer: its status, its code or ``""``, and words."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(status, code, message)
-
 
 class Api:
     """What the operations do with a ``Sandbox``, each by the vendor's name of it on v2."""
@@ -115,12 +119,10 @@ class Api:
         self.sandbox = sandbox
 
     def find(self, process_id: int) -> Job:
-        try:
-            job: Job = self.sandbox.jobs[process_id]
-            return job
-        except KeyError:
-            sentence = "Invalid process_id or job does not belong to your account."
-            raise Refused(400, "", sentence) from None
+        job: Job | None = self.sandbox.jobs.get(process_id)
+        if job is None:
+            raise Refused(400, "", "Invalid process_id or job does not belong to your account.")
+        return job
 
     async def get_usage(self) -> Any:
         _ = self.sandbox.jobs  # those that have ended meanwhile are charged for
@@ -158,8 +160,7 @@ class Api:
 
     async def list_jobs(self) -> Any:
         jobs = [*self.sandbox.jobs.values()]
-        active = [_facts(job) for job in jobs if job.status in ("QUEUED", "PROCESSING")]
-        return {"processes": active}
+        return {"processes": [_facts(job) for job in jobs if job.status in ACTIVE]}
 
     async def get_job(self, process_id: int) -> Any:
         return _facts(self.find(process_id))
@@ -190,18 +191,6 @@ class Api:
         )
 
 
-#: By the names of the table of endpoints: the vendor's name on v2, and what it answers.
-OPERATIONS: dict[str, tuple[str, Any]] = {
-    "credits": ("get_usage", UsageResponse),
-    "rotate_key": ("rotate_api_key", NewKeyResponse),
-    "verify": ("verify_email", Any),
-    "upload": ("verify_email_batch", BatchEmailResponse),
-    "start": ("batch_process_email", BatchEmailResponse),
-    "list": ("list_jobs", QueuedProcessesResponse),
-    "status": ("get_job", BatchEmailStatusResponse),
-    "cancel": ("cancel_job", BatchEmailStatusResponse),
-    "download": ("download_job", Any),
-}
 _KEY = APIKeyHeader(name="x-key", auto_error=False)
 
 
@@ -221,9 +210,10 @@ def build_app(sandbox: Any) -> FastAPI:
         envelope = sandbox.envelope
         if envelope == "vendor":
             envelope = "message-prose" if request.url.path.startswith("/v1/") else "message"
-        wrap = ENVELOPES[envelope] if isinstance(envelope, str) else envelope
-        in_message = isinstance(envelope, str) and envelope.startswith("message")
-        body = wrap(code, message) if code or in_message else {"detail": message}
+        wrap = envelope if callable(envelope) else ENVELOPES[envelope]
+        # Only those in "message" hold errors that have no code, too.
+        coded = code or envelope in ("message", "message-prose")
+        body = wrap(code, message) if coded else {"detail": message}
         problem = "application/problem+json" if envelope == "problem" else None
         return JSONResponse(body, status, media_type=problem)
 
@@ -235,7 +225,7 @@ def build_app(sandbox: Any) -> FastAPI:
             _by_body(operation) if endpoint.names_job else operation,
             methods=[endpoint.method],
             name=endpoint.path.removeprefix("/v1/").replace("-", "_"),
-            response_model=CreditsResponse if endpoint is CREDITS else model,
+            response_model=V1_MODELS.get(endpoint.name, model),
             deprecated=True,
         )
         if endpoint.v2_path and endpoint.v2_method:

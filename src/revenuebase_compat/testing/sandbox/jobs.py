@@ -12,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+ACTIVE = ("QUEUED", "PROCESSING")
 ENDED = ("COMPLETED", "ERROR")
 CANCELLED = ("CANCELLING", "CANCELLED")
-STATES = ("QUEUED", "PROCESSING", *ENDED, *CANCELLED)
+STATES = (*ACTIVE, *ENDED, *CANCELLED)
 
 #: Of the files that can be uploaded, and what one holds whose job was made up.
 MEDIA_TYPES = {".csv": "text/csv", ".json": "application/json"}
