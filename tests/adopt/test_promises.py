@@ -47,6 +47,8 @@ IGNORING = [
     ["nice", "-n", "5", "python3", "-BS", "app.py"],
     ["uv", "run", "--with", "six", "python", "-S", "-m", "app"],
     ["opentelemetry-instrument", "python", "app.py"],
+    ["env", "-uPYTHONPATH", "python", "app.py"],
+    ["env", "--unset=PYTHONPATH", "python", "app.py"],
 ]
 HEARING = [
     ["python", "app.py", "-I"],
@@ -69,6 +71,18 @@ def test_unsupported_option_is_found_wherever_it_stands(argv: list[str]) -> None
 @pytest.mark.parametrize("argv", HEARING, ids=" ".join)
 def test_unsupported_option_passes_over_what_is_not_pythons(argv: list[str]) -> None:
     assert unsupported_option(argv) is None
+
+
+def test_unsupported_option_waits_for_no_pipe_and_ends_with_scripts_that_start_each_other(
+    tmp_path: Path,
+) -> None:
+    one, other, pipe = tmp_path / "one", tmp_path / "other", tmp_path / "pipe"
+    one.write_text(f"#!{other}\n")
+    other.write_text(f"#!{one} -I\n")
+    os.mkfifo(pipe)
+    for path in (one, other, pipe):
+        path.chmod(0o755)
+        assert unsupported_option([str(path)]) is None
 
 
 @pytest.mark.parametrize("option", ["--strict", "--rehearse"])

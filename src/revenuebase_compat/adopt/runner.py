@@ -100,8 +100,11 @@ _RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
 _PTH = "`revenuebase-compat pth install` once"
 
 
-def unsupported_option(argv: list[str]) -> str | None:
-    """Why a Python that the command starts would not hear of us, as far as its words tell."""
+def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
+    """Why a Python that the command starts would not hear of us, as far as its words tell.
+
+    Of scripts that start each other by their first lines it looks at four, as Linux does.
+    """
     name, rest = Path(argv[0]).name, argv[1:]
     if name == "opentelemetry-instrument" and not pth_file().exists():
         return (
@@ -118,11 +121,9 @@ def unsupported_option(argv: list[str]) -> str | None:
     if name in _WRAPPERS:
         rest = [*itertools.dropwhile(lambda word: word[:1] == "-" or word.isdigit(), rest)]
         return unsupported_option(rest) if rest else None
-    line = _first_line(argv[0])
-    if not line.startswith("#!"):
-        return None
-    words = line[2:].strip().split(None, 1)
-    return unsupported_option([*words, argv[0], *rest]) if words else None
+    line = _first_line(argv[0]) if scripts else ""
+    words = line[2:].strip().split(None, 1) if line.startswith("#!") else []
+    return unsupported_option([*words, argv[0], *rest], scripts - 1) if words else None
 
 
 def _is_python(name: str) -> bool:
@@ -131,8 +132,11 @@ def _is_python(name: str) -> bool:
 
 def _first_line(command: str) -> str:
     """Of a script, which names the Python that the kernel starts for it."""
+    path = Path(shutil.which(command) or command)
     try:
-        with open(shutil.which(command) or command, "rb") as file:
+        if not path.is_file():  # opening a pipe would wait for its writer
+            return ""
+        with path.open("rb") as file:
             return file.readline(256).decode("utf-8", "replace")
     except OSError:
         return ""
@@ -157,6 +161,7 @@ def _unsupported_by_env(words: list[str]) -> str | None:
             return unsupported_option(["env", *shlex.split(next(rest, "")), *rest])
         variable = next(rest, "") if word in ("-u", "--unset") else word.partition("=")[0]
         lost = variable == "PYTHONPATH" and BOOT not in word
+        lost = lost or word in ("-uPYTHONPATH", "--unset=PYTHONPATH")
         if lost and not pth_file().exists():
             return f"env takes our PYTHONPATH away: {_PTH}"
         if word[:1] != "-" and "=" not in word:

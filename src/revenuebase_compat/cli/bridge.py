@@ -42,7 +42,7 @@ def add_arguments(subparsers: Any) -> None:
     words = "a loopback proxy that moves v1 requests of clients in any language"
     parser = subparsers.add_parser("gateway", help=words)
     add = parser.add_argument
-    add("--upstream", metavar="URL", default=DEFAULT_BASE_URL)
+    add("--upstream", metavar="URL", default=DEFAULT_BASE_URL, help="where requests go")
     add("--host", default="127.0.0.1", help="loopback only; default: 127.0.0.1")
     add("--port", type=port, default=8089, help="default: 8089")
     add("--uds", metavar="PATH", help="listen on a Unix socket instead")
