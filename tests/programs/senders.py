@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -17,6 +18,9 @@ import urllib3
 
 CANCEL, STATUS = "/v1/cancel-process", "/v1/batch-process-email-status"
 HEADERS = {"x-key": "rb_test_no_harm", "Content-Type": "application/json"}
+#: Made once: OpenSSL holds locks while a context is made, and a fork at that moment leaves them
+#: held in the child, in a bare program as well (seen once in some 4,000 forks).
+VERIFY = ssl.create_default_context()
 
 
 def by_requests(url: str, job: int) -> int:
@@ -25,13 +29,14 @@ def by_requests(url: str, job: int) -> int:
 
 
 def by_httpx(url: str, job: int) -> int:
-    answer = httpx.post(url, json={"process_id": job}, headers=HEADERS, timeout=20)
+    body = {"process_id": job}
+    answer = httpx.post(url, json=body, headers=HEADERS, timeout=20, verify=VERIFY)
     return answer.status_code
 
 
 def by_httpx_async(url: str, job: int) -> int:
     async def send() -> int:
-        async with httpx.AsyncClient(headers=HEADERS, timeout=20) as client:
+        async with httpx.AsyncClient(headers=HEADERS, timeout=20, verify=VERIFY) as client:
             return (await client.post(url, json={"process_id": job})).status_code
 
     return asyncio.run(send())

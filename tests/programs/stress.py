@@ -23,7 +23,14 @@ from typing import Any
 
 import aiohttp
 import httpx
-from senders import ASYNCHRONOUS, CANCEL, HEADERS, SENDERS, STATUS  # type: ignore[import-not-found]
+from senders import (  # type: ignore[import-not-found]
+    ASYNCHRONOUS,
+    CANCEL,
+    HEADERS,
+    SENDERS,
+    STATUS,
+    VERIFY,
+)
 
 URL, SECONDS, SEED = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 SYNC = [name for name in SENDERS if name not in ASYNCHRONOUS]
@@ -64,7 +71,7 @@ def looping(seed: int) -> None:
                     calls.append((number, path, "aiohttp", got.status))
 
     async def main() -> None:
-        async with httpx.AsyncClient(headers=HEADERS, timeout=20) as client:
+        async with httpx.AsyncClient(headers=HEADERS, timeout=20, verify=VERIFY) as client:
             async with aiohttp.ClientSession(headers=HEADERS) as session:
                 await asyncio.gather(*[one(client, session) for _ in range(4)])
 
