@@ -125,13 +125,20 @@ class Settings:
             "v1_sunset": _sunset(v1_sunset),
             "after_sunset": _choice("after_sunset", after_sunset, ("migrate", "raise", "try")),
             "v2_rollout": _rollout(v2_rollout),
-            "rollout_salt": _text("rollout_salt", rollout_salt),
+            "rollout_salt": rollout_salt,
             "v2_flag": _callable("v2_flag", v2_flag),
             "on_event": _callable("on_event", on_event),
-            "timeout": _timeout(timeout),
-            "max_attempts": _max_attempts(max_attempts),
+            "timeout": _number(timeout),
+            "max_attempts": _number(max_attempts),
             "already_cancelled": check_already_cancelled(already_cancelled),
         }
+        if not isinstance(rollout_salt, str):
+            _refuse("rollout_salt", rollout_salt, "give a str")
+        if not 0 < given["timeout"] <= 86_400:
+            _refuse("timeout", timeout, "give seconds, more than 0 and at most 86400")
+        if given["max_attempts"] not in range(1, 101):
+            _refuse("max_attempts", max_attempts, "give a whole number from 1 to 100")
+        given["max_attempts"] = int(given["max_attempts"])
         for name, value in given.items():
             object.__setattr__(self, name, value)
 
@@ -282,26 +289,6 @@ def _number(value: object) -> float:
         with suppress(ValueError, OverflowError):
             return float(value)
     return math.nan
-
-
-def _timeout(value: object) -> float:
-    number = _number(value)
-    if not 0 < number <= 86_400:
-        _refuse("timeout", value, "give seconds, more than 0 and at most 86400")
-    return number
-
-
-def _max_attempts(value: object) -> int:
-    number = _number(value)
-    if not (1 <= number <= 100 and number.is_integer()):
-        _refuse("max_attempts", value, "give a whole number from 1 to 100")
-    return int(number)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        _refuse(name, value, "give a str")
-    return value
 
 
 _ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
