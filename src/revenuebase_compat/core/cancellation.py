@@ -392,8 +392,9 @@ class _Call(CallRecord):
         said: responses.Announcement | None = None,
     ) -> None:
         status = answer.status if isinstance(answer, Response) else None
-        facts = self.now, self.context.monotonic(), self.settings, status
-        self.context.notify(Notice(kind, self.route, *facts, *(said or (None, None)), self.endpoint))
+        sunset, successor = said or (None, None)
+        facts = self.now, self.context.monotonic(), self.settings, status, sunset, successor
+        self.context.notify(Notice(kind, self.route, *facts, self.endpoint))
 
 
 def _is_missing(version: Version, answer: Response) -> bool:

@@ -115,7 +115,7 @@ class Settings:
         if complaint:
             _refuse("api_key", None, complaint)
         admits_v1, admits_v2 = _admitted(api_version)
-        given = {
+        given: dict[str, Any] = {
             "api_key": key,
             "stripped_key": stripped,
             "base_url": _base_url(base_url),
@@ -139,8 +139,7 @@ class Settings:
         if given["max_attempts"] not in range(1, 101):
             _refuse("max_attempts", max_attempts, "give a whole number from 1 to 100")
         given["max_attempts"] = int(given["max_attempts"])
-        for name, value in given.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(given)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
