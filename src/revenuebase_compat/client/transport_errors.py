@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, TracebackType
 from typing import Any
 
@@ -30,8 +30,8 @@ _NOT_SENT = {
 }
 
 
-def foreign(error: BaseException) -> BaseException | None:
-    """The exception that is not the transport's: the one given, or one that it hides, or none.
+def raise_foreign(error: BaseException, abandon: Callable[[], None] = lambda: None) -> None:
+    """Raise what is not the transport's, if it is the error or hidden by it, after ``abandon``.
 
     Its traceback is rid of the transport's frames, whose locals hold the key. A handler's own
     ``TimeoutError`` comes out of httpcore as a ``ReadTimeout``, so the origin is looked at.
@@ -40,10 +40,11 @@ def foreign(error: BaseException) -> BaseException | None:
         handlers = set(_signal_handlers())
         chain = [one for one in _causes(error) if not handlers.isdisjoint(_codes(one))]
         if not chain:
-            return None
+            return
         error = chain[-1]
     error.__traceback__ = _without_transport(error.__traceback__)
-    return error
+    abandon()
+    raise error
 
 
 def no_response_from(error: BaseException, attempt: Attempt | None = None) -> NoResponse:

@@ -111,12 +111,12 @@ class RemainingTimeouts(dict[str, float]):
         self,
         attempt: Attempt,
         extensions: dict[str, Any] | None = None,
-        addresses: Callable[[], int] = lambda: 1,
         trace: Callable[[str, dict[str, Any]], object] | None = None,
+        addresses: Callable[[], int] | None = None,
     ) -> None:
         super().__init__()
-        self._trace = trace or attempt.trace
         self._attempt = attempt
+        self._trace = trace
         self._extensions = extensions
         self._addresses = addresses
 
@@ -128,7 +128,7 @@ class RemainingTimeouts(dict[str, float]):
         if self._extensions is not None:
             self._extensions["trace"] = self._trace
         # Read once, it counts for each address of the host in turn, and again for TLS.
-        shares = self._addresses() + 1
+        shares = (self._addresses() if self._addresses else 1) + 1
         left = self._attempt.deadline - time.monotonic()
         if left <= 0:  # the look-up took it all, and httpx would begin with another
             raise TimeoutError
