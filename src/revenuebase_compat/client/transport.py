@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -30,7 +31,7 @@ from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings, is_loopback
 
 from .transport_errors import no_response_from, raise_foreign
-from .watchdog import Attempt, RemainingTimeouts, watchdog
+from .watchdog import Attempt, RemainingTimeouts, place, watchdog
 
 if TYPE_CHECKING:
     import ssl
@@ -44,6 +45,7 @@ IDLE_FOR = 60.0
 S = TypeVar("S")
 
 
+@dataclass(slots=True, eq=False)
 class Connection(Generic[S]):
     """One connection at most, and what sends over it.
 
@@ -53,16 +55,11 @@ class Connection(Generic[S]):
         direct: whether it goes to the API itself, and not to a proxy.
     """
 
-    __slots__ = ("close", "direct", "idle_since", "send", "socket")
-
-    def __init__(
-        self, send: Callable[[httpx.Request], S], close: Callable[[], Any], direct: bool
-    ) -> None:
-        self.send = send
-        self.close = close
-        self.direct = direct
-        self.socket: Any = None
-        self.idle_since = 0.0
+    send: Callable[[httpx.Request], S]
+    close: Callable[[], Any]
+    direct: bool
+    socket: Any = None
+    idle_since: float = 0.0
 
 
 def needs_proxy(settings: Settings) -> bool:
@@ -127,15 +124,12 @@ def _unlocked(client: Any) -> Any:
     handler raises within httpcore may leave such a lock taken, and httpcore, which takes it again
     in order to clear up, would then wait for itself.
     """
-    for transport in (client, getattr(client, "_transport", None), *_mounted(client)):
+    mounted = getattr(client, "_mounts", {}).values()
+    for transport in (client, getattr(client, "_transport", None), *mounted):
         pool: Any = getattr(transport, "_pool", None)
         if hasattr(pool, "_optional_thread_lock"):
             pool._optional_thread_lock = nullcontext()
     return client
-
-
-def _mounted(client: Any) -> list[Any]:
-    return list(getattr(client, "_mounts", {}).values())
 
 
 class Sender(Generic[S]):
@@ -223,11 +217,6 @@ class Sender(Generic[S]):
         except IndexError:  # another thread took the last
             pass
         return None
-
-
-def place() -> tuple[int, type]:
-    """Where connections can be used: not in a forked child, nor after gevent patched sockets."""
-    return os.getpid(), socket.socket
 
 
 class SyncSender(Sender["httpx.Response"]):

@@ -14,9 +14,9 @@ from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoRespons
 from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.settings import Settings
 
-from .transport import Connection, Sender, decoded, place
+from .transport import Connection, Sender, decoded
 from .transport_errors import no_response_from, raise_foreign
-from .watchdog import Attempt, RemainingTimeouts
+from .watchdog import Attempt, RemainingTimeouts, place
 
 if TYPE_CHECKING:
     import httpx

@@ -20,6 +20,11 @@ from contextlib import closing, suppress
 from typing import Any
 
 
+def place() -> tuple[object, ...]:
+    """Where locks and connections are of use: not in a forked child, nor after gevent patched."""
+    return os.getpid(), socket.socket, threading.Lock
+
+
 class Attempt:
     """One attempt and its deadline; ``socket`` is set as soon as it is known."""
 
@@ -139,8 +144,7 @@ class DeadlineWatchdog:
     """All attempts under way, and the thread that ends the overdue ones."""
 
     def __init__(self) -> None:
-        #: What locks were when this one was made.
-        self.made_with = threading.Lock
+        self.made_in = place()
         # Entered as itself, not by the condition's Python code, where a Ctrl-C could leave it
         # locked; reentrant, as a signal handler may send while its own thread is in here.
         self._lock = threading.RLock()
@@ -191,16 +195,6 @@ def watchdog() -> DeadlineWatchdog:
     Threads that make one at the same time are each watched by their own.
     """
     global _watchdog
-    if _watchdog is None or _watchdog.made_with is not threading.Lock:
+    if _watchdog is None or _watchdog.made_in != place():
         _watchdog = DeadlineWatchdog()
     return _watchdog
-
-
-def _after_fork() -> None:
-    # Of our threads, only the one that forked lives on here; the lock may be another's.
-    global _watchdog
-    _watchdog = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

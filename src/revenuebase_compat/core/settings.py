@@ -29,23 +29,6 @@ DEFAULT_BASE_URL = "https://api.revenuebase.ai"
 
 Flag = Callable[["RouteContext"], "bool | Awaitable[bool | None] | None"]
 
-VARIABLES = {
-    name: f"REVENUEBASE_{name.upper()}"
-    for name in (
-        "api_key",
-        "base_url",
-        "api_version",
-        "v1_sunset",
-        "after_sunset",
-        "v2_rollout",
-        "rollout_salt",
-        "v2_flag",
-        "on_event",
-        "timeout",
-        "max_attempts",
-    )
-}
-
 
 @dataclass(frozen=True, init=False)
 class Settings:
@@ -184,6 +167,14 @@ class Settings:
         return self
 
 
+#: Setting → environment variable.
+VARIABLES = {
+    one.name: f"REVENUEBASE_{one.name.upper()}"
+    for one in fields(Settings)
+    if one.init and one.name != "already_cancelled"
+}
+
+
 def _refuse(name: str, value: object, right: str) -> NoReturn:
     variable = f" ({VARIABLES[name]})" if name in VARIABLES else ""
     given = "" if value is None else f" {shown(value)}"
@@ -268,12 +259,8 @@ def _sunset(value: object) -> datetime:
     try:
         return parse_date(value)
     except ValueError:
-        _refuse(
-            "v1_sunset",
-            value,
-            "give an ISO 8601 date such as 2026-07-07 or 2026-07-07T00:00:00+00:00, "
-            "or an HTTP-date",
-        )
+        right = "an ISO 8601 date such as 2026-07-07 or 2026-07-07T00:00:00+00:00, or an HTTP-date"
+        _refuse("v1_sunset", value, f"give {right}")
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> str:
