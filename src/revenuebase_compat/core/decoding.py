@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .models import FIELDS, PROCESS_ID_LIMIT, Job
 
 if TYPE_CHECKING:
-    from .secret import Secret
+    from .settings import Secret
 
 #: No published answer comes near it; more is not read (bytes, before and after decompression).
 MAX_BODY = 1024 * 1024

@@ -1,26 +1,5 @@
 """Every error of this library (pure).
 
-.. code-block:: text
-
-    CancelError
-    ├── ConfigurationError            (also ValueError)
-    ├── InvalidProcessIdError         (also ValueError)
-    ├── ApiVersionRetiredError
-    ├── JobStateError
-    │   ├── AlreadyCancelledError
-    │   └── NotCancellableError
-    ├── JobNotFoundError
-    ├── AuthenticationError           401
-    ├── InsufficientCreditsError      402
-    ├── PermissionDeniedError         403
-    ├── EndpointNotFoundError         404, 405, 501
-    ├── RequestValidationError        422
-    ├── RateLimitError                429
-    ├── ServerError                   5xx
-    ├── UnexpectedResponseError
-    └── TransportError
-        └── CancelTimeoutError        (also TimeoutError)
-
 Facts are attributes, messages are for people. All can be pickled and copied, and none holds
 the API key: the flow hands in texts that were scrubbed of it.
 """
