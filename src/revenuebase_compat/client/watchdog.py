@@ -28,17 +28,16 @@ def place() -> tuple[object, ...]:
 class Attempt:
     """One attempt and its deadline; ``socket`` is set as soon as it is known."""
 
-    __slots__ = ("_connecting", "_stream", "_tunnelling", "deadline", "overdue", "sent", "socket")
+    overdue = False
+    #: Whether any of the request may have left.
+    sent = False
+    _connecting: socket.socket | None = None
+    _stream: Any = None
+    _tunnelling = False
 
     def __init__(self, timeout: float, known: socket.socket | None) -> None:
         self.deadline = time.monotonic() + timeout
-        self.overdue = False
-        #: Whether any of the request may have left.
-        self.sent = False
         self.socket = known
-        self._connecting: socket.socket | None = None
-        self._stream: Any = None
-        self._tunnelling = False
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpx's ``trace`` extension: learns of a connection while it is being made."""
