@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from revenuebase_compat.core.endpoints import ENDPOINTS
-from revenuebase_compat.core.rollout import bucket
+from revenuebase_compat.core.routing import bucket
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.support import AFTER, BEFORE
 from tests.support.programs import (

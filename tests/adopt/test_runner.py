@@ -21,7 +21,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from revenuebase_compat.core.rollout import bucket
+from revenuebase_compat.core.routing import bucket
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.support import AFTER, BEFORE, SUNSET
 from tests.support.environments import environment

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from revenuebase_compat.adopt import sdk_names
 from revenuebase_compat.core.endpoints import ENDPOINTS, START
-from revenuebase_compat.core.rollout import bucket
+from revenuebase_compat.core.routing import bucket
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.support import AFTER, BEFORE, SUNSET
 from tests.support.environments import environment

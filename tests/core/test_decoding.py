@@ -22,8 +22,9 @@ from revenuebase_compat.core.decoding import (
     read_job,
     unpack,
 )
+from revenuebase_compat.core.endpoints import CANCEL, STATUS
 from revenuebase_compat.core.models import Job, JobStatus
-from revenuebase_compat.core.protocol import WIRES, Request
+from revenuebase_compat.core.protocol import REQUESTS, Request
 from revenuebase_compat.core.versions import V1, V2
 
 JOB = 42
@@ -53,17 +54,17 @@ def why_not(body: bytes | str | object) -> str:
 
 def test_wires_send_the_published_requests() -> None:
     body = b'{"process_id":42}'
-    assert WIRES[V1].cancel(JOB) == Request("POST", "/v1/cancel-process", body)
-    assert WIRES[V1].status(JOB) == Request("POST", "/v1/batch-process-email-status", body)
-    assert WIRES[V2].cancel(JOB) == Request("POST", "/v2/jobs/42/cancel", b"")
-    assert WIRES[V2].status(JOB) == Request("GET", "/v2/jobs/42", b"")
+    assert REQUESTS[V1](CANCEL, JOB) == Request("POST", "/v1/cancel-process", body)
+    assert REQUESTS[V1](STATUS, JOB) == Request("POST", "/v1/batch-process-email-status", body)
+    assert REQUESTS[V2](CANCEL, JOB) == Request("POST", "/v2/jobs/42/cancel", b"")
+    assert REQUESTS[V2](STATUS, JOB) == Request("GET", "/v2/jobs/42", b"")
 
 
 @given(st.integers(1, 2**63 - 1))
 def test_wires_send_every_id_as_itself(process_id: int) -> None:
-    assert json.loads(WIRES[V1].cancel(process_id).body) == {"process_id": process_id}
-    assert WIRES[V2].cancel(process_id).path == f"/v2/jobs/{process_id}/cancel"
-    assert WIRES[V2].status(process_id).path == f"/v2/jobs/{process_id}"
+    assert json.loads(REQUESTS[V1](CANCEL, process_id).body) == {"process_id": process_id}
+    assert REQUESTS[V2](CANCEL, process_id).path == f"/v2/jobs/{process_id}/cancel"
+    assert REQUESTS[V2](STATUS, process_id).path == f"/v2/jobs/{process_id}"
 
 
 # --- down

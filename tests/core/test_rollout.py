@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from revenuebase_compat import RouteReason, Settings
-from revenuebase_compat.core.rollout import Rollout, bucket
+from revenuebase_compat.core.routing import bucket
+from revenuebase_compat.core.settings import Rollout
 from tests.core.test_routing import decided
 from tests.support import BEFORE, UTC
 
@@ -39,7 +40,7 @@ def test_bucket_never_moves(salt: str, process_id: int, place: float) -> None:
 @pytest.mark.parametrize("seed", ["0", "1", "4294967295"])
 def test_bucket_of_another_process_agrees_bit_for_bit(seed: str) -> None:
     program = (
-        "from revenuebase_compat.core.rollout import bucket\n"
+        "from revenuebase_compat.core.routing import bucket\n"
         f"for salt, process_id in {[golden[:2] for golden in GOLDEN]!a}:\n"
         "    print(bucket(salt, process_id).hex())"
     )

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from revenuebase_compat import ApiVersionRetiredError, ConfigurationError, Settings
-from revenuebase_compat.core.secret import Secret
+from revenuebase_compat.core.settings import Secret
 from tests.conftest import TEST_KEY
 from tests.core.test_errors import everything_shown
 from tests.core.test_routing import decided

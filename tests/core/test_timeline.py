@@ -13,7 +13,7 @@ import pytest
 
 import revenuebase_compat as rc
 from revenuebase_compat.cli.main import main
-from revenuebase_compat.core.rollout import bucket
+from revenuebase_compat.core.routing import bucket
 from revenuebase_compat.core.timeline import SAMPLE, Period, timeline
 from revenuebase_compat.core.versions import Phase
 from tests.support import AFTER, SUNSET, UTC, FakeTime

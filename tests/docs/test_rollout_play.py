@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 import revenuebase_compat as rc
-from revenuebase_compat.core.rollout import bucket
+from revenuebase_compat.core.routing import bucket
 from tests.tools import rollout_play
 from tests.tools.rollout_play import Chapter, Failure, Play
 

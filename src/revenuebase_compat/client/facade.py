@@ -40,7 +40,9 @@ class _Base:
 
     runtime: Runtime
 
-    def __init__(self, settings: Settings | None) -> None:
+    def __init__(
+        self, settings: Settings | None, http_client: object, *, asynchronous: bool
+    ) -> None:
         if settings is None:
             settings = Settings.from_env()
         if not isinstance(settings, Settings):
@@ -61,6 +63,14 @@ class _Base:
             named = getattr(settings, name)
             if isinstance(named, str):
                 flags.resolve(name, named)  # wrong now rather than amid a cancel
+        send = inspect.iscoroutinefunction(getattr(http_client, "send", None))
+        made = hasattr(http_client, "build_request") and send is asynchronous
+        if http_client is not None and not made:
+            kind = "AsyncClient" if asynchronous else "Client"
+            raise ConfigurationError(
+                f"http_client is a {type(http_client).__module__}.{type(http_client).__name__}: "
+                f"give an httpx.{kind} or an httpx2.{kind}"
+            )
 
     def _route(self, process_id: JobId) -> Generator[EvaluateFlag, bool | None, Route]:
         context = self.runtime.context()
@@ -97,8 +107,7 @@ class Client(_Base):
         sleep: Callable[[float], object] = time.sleep,
         random: Callable[[], float] = jitter,
     ) -> None:
-        super().__init__(settings)
-        _check_http_client(http_client, asynchronous=False)
+        super().__init__(settings, http_client, asynchronous=False)
         from .transport import SyncSender
 
         self._send = SyncSender(self.settings, http_client)
@@ -221,8 +230,7 @@ class AsyncClient(_Base):
         sleep: Callable[[float], Awaitable[object]] | None = None,
         random: Callable[[], float] = jitter,
     ) -> None:
-        super().__init__(settings)
-        _check_http_client(http_client, asynchronous=True)
+        super().__init__(settings, http_client, asynchronous=True)
         if type(max_connections) is not int or max_connections < 1:
             given = f"max_connections {max_connections!r}"
             raise ConfigurationError(f"{given}: give a whole number from 1 on")
@@ -232,8 +240,8 @@ class AsyncClient(_Base):
         from .transport_async import AsyncSender
 
         self._send = AsyncSender(self.settings, http_client, max_connections)
-        wait = sleep or asyncio.sleep
-        self.runtime = Runtime(self.settings, clock, monotonic, random, wait, self._send)
+        wait, ask = sleep or asyncio.sleep, flags.ask_async
+        self.runtime = Runtime(self.settings, clock, monotonic, random, wait, self._send, ask)
 
     # A plain function: when the coroutine runs, the caller's line may be off the stack.
     def cancel_job(
@@ -275,7 +283,7 @@ class AsyncClient(_Base):
         from .many import AsyncCancelJobs
 
         site = notices.call_site()
-        return AsyncCancelJobs(self.runtime, process_ids, concurrency, wait, site, None, stop_on)
+        return AsyncCancelJobs(self.runtime, process_ids, concurrency, wait, site, stop_on=stop_on)
 
     async def route(self, process_id: JobId) -> Route:
         """As ``Client.route``."""
@@ -290,18 +298,6 @@ class AsyncClient(_Base):
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _check_http_client(client: object, *, asynchronous: bool) -> None:
-    if client is None:
-        return
-    kind = "AsyncClient" if asynchronous else "Client"
-    send = getattr(client, "send", None)
-    if not hasattr(client, "build_request") or asynchronous != inspect.iscoroutinefunction(send):
-        raise ConfigurationError(
-            f"http_client is a {type(client).__module__}.{type(client).__name__}: give an "
-            f"httpx.{kind} or an httpx2.{kind}"
-        )
 
 
 @atexit.register
@@ -324,17 +320,7 @@ def cancel_job(
     Without ``client``, a process-wide one is made of the environment (``REVENUEBASE_API_KEY``
     and its siblings) on first use, and kept.
 
-    Args:
-        process_id: an integer from 1 on (anything with ``__index__``, but ``bool``), or a string
-            of digits.
-        client: a client of your own.
-        wait: seconds, beside ``timeout``, to wait for the job to end.
-        already_cancelled: ``"raise"`` or ``"return"``, for this call; by the settings where it is
-            not given.
-
-    Raises:
-        CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
-            been cancelled all the same.
+    ``client`` is one of your own; the rest, and what is raised, is as for ``Client.cancel_job``.
     """
     if client is None:
         client = memory.default_client

@@ -47,9 +47,9 @@ def ask(flag: Flag | str | None, context: RouteContext) -> bool | None:
             if inspect.iscoroutine(opinion):
                 opinion.close()
             raise TypeError("the flag is asynchronous: use AsyncClient")
+        return _checked(opinion)
     except Exception as error:
         return _no_opinion(flag, error)
-    return _checked(flag, opinion)
 
 
 async def ask_async(flag: Flag | str | None, context: RouteContext) -> bool | None:
@@ -59,9 +59,9 @@ async def ask_async(flag: Flag | str | None, context: RouteContext) -> bool | No
         opinion = getattr(flag, "evaluate_async", flag)(context)
         if isinstance(opinion, Awaitable):
             opinion = await opinion
+        return _checked(opinion)
     except Exception as error:
         return _no_opinion(flag, error)
-    return _checked(flag, opinion)
 
 
 def _callable(flag: Flag | str | None) -> Flag:
@@ -69,10 +69,10 @@ def _callable(flag: Flag | str | None) -> Flag:
     return resolve("v2_flag", flag) if isinstance(flag, str) else flag
 
 
-def _checked(flag: Flag, opinion: object) -> bool | None:
+def _checked(opinion: object) -> bool | None:
     if opinion is None or isinstance(opinion, bool):
         return opinion
-    return _no_opinion(flag, TypeError(f"it answered {type(opinion).__name__}, not bool or None"))
+    raise TypeError(f"it answered {type(opinion).__name__}, not bool or None")
 
 
 def _no_opinion(flag: Flag, error: Exception) -> bool | None:

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from math import inf
 from threading import Thread
@@ -41,40 +42,45 @@ class _Closed(BaseException):
     """The iterator, or its client, was closed amid a job."""
 
 
+@dataclass(eq=False)
 class Jobs:
-    """The jobs, each handed out when it may start."""
+    """The jobs, each handed out when it may start.
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        ids: Iterable[JobId],
-        concurrency: object,
-        wait: float | None,
-        site: CallSite,
-        on_status: Callable[[Job], object] | None = None,
-        stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON,
-    ) -> None:
-        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
-            raise ConfigurationError(f"concurrency {concurrency!r}: give a whole number from 1 on")
+    Raises:
+        ConfigurationError: an argument is wrong.
+    """
+
+    runtime: Runtime
+    process_ids: Iterable[JobId]
+    concurrency: int
+    wait: float | None
+    site: CallSite
+    on_start: Callable[[JobId], object] = lambda _: None
+    on_status: Callable[[Job], object] | None = None
+    on_pause: Callable[[float], object] = lambda _: None
+    stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON
+
+    def __post_init__(self) -> None:
+        ids, most, kinds = self.process_ids, self.concurrency, self.stop_on
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            raise ConfigurationError(f"concurrency {most!r}: give a whole number from 1 on")
         if isinstance(ids, str | bytes) or not hasattr(type(ids), "__iter__"):
             kind = "one text" if isinstance(ids, str | bytes) else f"a {type(ids).__name__}"
             raise ConfigurationError(f"process_ids is {kind}: give a list of ids")
-        kinds = stop_on if isinstance(stop_on, tuple) else (stop_on,)
-        if not all(isinstance(kind, type) and issubclass(kind, CancelError) for kind in kinds):
-            raise ConfigurationError(f"stop_on {stop_on!r}: give classes of errors of this package")
-        self._wait = check_wait(wait)
-        self._stop_on = kinds
-        self.most = concurrency if wait is None else max(concurrency, WAITING)
-        self.limiter = RateLimiter(concurrency)
+        self._stop_on = kinds if isinstance(kinds, tuple) else (kinds,)
+        if not all(
+            isinstance(kind, type) and issubclass(kind, CancelError) for kind in self._stop_on
+        ):
+            raise ConfigurationError(f"stop_on {kinds!r}: give classes of errors of this package")
+        self.wait = check_wait(self.wait)
+        self.most = most if self.wait is None else max(most, WAITING)
+        self.limiter = RateLimiter(most)
         #: Whether no further job is started, and whether those under way are to end as well.
         self.ended = self.closed = False
         self.finished: deque[JobOutcome] = deque()
-        self.runtime = runtime
-        self._site = site
-        self._on_status = on_status
         self._ids = iter(ids)
         self.next: list[JobId] = []
-        runtime.send.under_way.add(self)
+        self.runtime.send.under_way.add(self)
 
     def take(self, held: int) -> float | None:
         """``None`` where the ``next`` job may start, else the seconds until it may."""
@@ -89,15 +95,15 @@ class Jobs:
 
     def steps(self, process_id: JobId, events: list[CancelEvent]) -> cancellation.Flow:
         """The flow of a job that may start, at its time; ``events`` gets those of its calls."""
-        context = self.runtime.context(self._site)
+        context = self.runtime.context(self.site)
 
         def begin() -> cancellation.Flow:
             self.runtime.send.check_open()
             return cancellation.cancel(
                 context,
                 check_process_id(process_id),
-                self._wait,
-                self._on_status,
+                self.wait,
+                self.on_status,
                 on_end=events.append,
             )
 
@@ -130,8 +136,8 @@ class Jobs:
 class _Threads(Jobs):
     """The same, with a thread for each job under way, which nothing keeps alive but its job."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         #: Jobs that were started and have not finished.
         self.under_way = 0
         #: Whether the ``next`` job may start, and waits for a thread to take it.
@@ -210,22 +216,9 @@ class CancelJobs(Iterator[JobOutcome]):
     where Python starts no more threads (3.12 and later), jobs run one after the other.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        process_ids: Iterable[JobId],
-        concurrency: int,
-        wait: float | None,
-        site: CallSite,
-        on_start: Callable[[JobId], object] | None = None,
-        on_status: Callable[[Job], object] | None = None,
-        on_pause: Callable[[float], object] | None = None,
-        stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON,
-    ) -> None:
-        self._jobs = _Threads(runtime, process_ids, concurrency, wait, site, on_status, stop_on)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._jobs = _Threads(*arguments, **options)
         self._left = False
-        self._on_start = on_start
-        self._on_pause = on_pause
 
     def __next__(self) -> JobOutcome:
         jobs, limiter = self._jobs, self._jobs.limiter
@@ -238,8 +231,8 @@ class CancelJobs(Iterator[JobOutcome]):
                     waits = jobs.under_way and (not pause or pause == inf)
                     if waits:
                         limiter.changed.wait(SLICE)
-                if pause and self._on_pause is not None:
-                    self._on_pause(limiter.pause(jobs.runtime.monotonic()))
+                if pause:
+                    jobs.on_pause(limiter.pause(jobs.runtime.monotonic()))
                 if waits:
                     continue
                 if not pause:
@@ -292,16 +285,15 @@ class CancelJobs(Iterator[JobOutcome]):
             pause = jobs.take(jobs.under_way + len(jobs.finished))
             if pause is not None:
                 return pause
-            if self._on_start is not None:
-                self._on_start(jobs.next[0])
+            jobs.on_start(jobs.next[0])
             jobs.granted = True
 
 
 class _Tasks(Jobs):
     """The same, with a task for each job under way."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.tasks: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
@@ -354,8 +346,8 @@ class AsyncCancelJobs(AsyncIterator[JobOutcome]):
     dropping the iterator cancels what is under way.
     """
 
-    def __init__(self, *arguments: Any) -> None:
-        self._jobs = _Tasks(*arguments)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._jobs = _Tasks(*arguments, **options)
         self._outcomes = self._jobs.outcomes()
 
     async def __anext__(self) -> JobOutcome:

@@ -128,13 +128,10 @@ def tell(notice: Notice, site: CallSite | None = None) -> None:
 
 
 def _level(kind: NoticeKind, stage: Phase) -> Level:
-    if kind is NoticeKind.FAILED:
-        return "error"
     if kind in (NoticeKind.MIGRATED, NoticeKind.V1_GONE):
         return "warning"
-    if kind is NoticeKind.ANNOUNCED:
-        return "info" if stage is Phase.DEPRECATED else "warning"
-    if stage is Phase.RETIRED:
+    ended = stage is Phase.RETIRED and kind is not NoticeKind.ANNOUNCED
+    if kind is NoticeKind.FAILED or ended:
         return "error"
     return "info" if stage is Phase.DEPRECATED else "warning"
 

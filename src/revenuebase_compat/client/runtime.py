@@ -44,8 +44,8 @@ def call_context(
     random: Callable[[], float] = jitter,
 ) -> CallContext:
     """What one call reads of the world and tells it, with the memory of this process."""
-    hear = partial(emit, settings)
-    return CallContext(settings, clock, monotonic, random, memory.retired_at, notify, hear)
+    given = settings, clock, monotonic, random, memory.retired_at, notify
+    return CallContext(*given, partial(emit, settings))
 
 
 def emit(settings: Settings, event: CancelEvent) -> None:
@@ -75,6 +75,7 @@ class Runtime(NamedTuple):
         random: gives a number in [0, 1).
         sleep: waits seconds; to be awaited for an asynchronous client.
         send: sends the request of a ``SendRequest``, and gives what came of it; likewise.
+        ask: asks the flag; likewise.
     """
 
     settings: Settings
@@ -83,6 +84,7 @@ class Runtime(NamedTuple):
     random: Callable[[], float]
     sleep: Callable[[float], Any]
     send: Any
+    ask: Callable[..., Any] = flags.ask
 
     def context(self, site: notices.CallSite | None = None) -> CallContext:
         """What a call is given; ``site`` is the user's line, where it is off the stack by then."""
@@ -94,13 +96,7 @@ class Runtime(NamedTuple):
         answer: Any = None
         try:
             while True:
-                command = steps.send(answer)
-                if type(command) is cancellation.SendRequest:
-                    answer = self.send(*command)
-                elif type(command) is cancellation.Sleep:
-                    answer = self.sleep(command.seconds)
-                else:
-                    answer = flags.ask(self.settings.v2_flag, command.context)
+                answer = self._carry_out(steps.send(answer))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         except Exception as error:
@@ -114,17 +110,18 @@ class Runtime(NamedTuple):
         answer: Any = None
         try:
             while True:
-                command = steps.send(answer)
-                if type(command) is cancellation.SendRequest:
-                    answer = await self.send(*command)
-                elif type(command) is cancellation.Sleep:
-                    answer = await self.sleep(command.seconds)
-                else:
-                    answer = await flags.ask_async(self.settings.v2_flag, command.context)
+                answer = await self._carry_out(steps.send(answer))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         except Exception as error:
-            steps.throw(error)  # the flag's or the pause's, which the event shall name
+            steps.throw(error)
             raise
         finally:
             steps.close()
+
+    def _carry_out(self, command: Any) -> Any:
+        if type(command) is cancellation.SendRequest:
+            return self.send(*command)
+        if type(command) is cancellation.Sleep:
+            return self.sleep(command.seconds)
+        return self.ask(self.settings.v2_flag, command.context)

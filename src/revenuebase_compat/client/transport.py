@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -30,7 +31,7 @@ from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings, is_loopback
 
 from .transport_errors import no_response_from, raise_foreign
-from .watchdog import Attempt, RemainingTimeouts, watchdog
+from .watchdog import Attempt, RemainingTimeouts, place, watchdog
 
 if TYPE_CHECKING:
     import ssl
@@ -44,6 +45,7 @@ IDLE_FOR = 60.0
 S = TypeVar("S")
 
 
+@dataclass(slots=True, eq=False)
 class Connection(Generic[S]):
     """One connection at most, and what sends over it.
 
@@ -53,56 +55,11 @@ class Connection(Generic[S]):
         direct: whether it goes to the API itself, and not to a proxy.
     """
 
-    __slots__ = ("close", "direct", "idle_since", "send", "socket")
-
-    def __init__(
-        self, send: Callable[[httpx.Request], S], close: Callable[[], Any], direct: bool
-    ) -> None:
-        self.send = send
-        self.close = close
-        self.direct = direct
-        self.socket: Any = None
-        self.idle_since = 0.0
-
-
-class _Requests:
-    """Builds httpx requests; the headers, and the key in them, are made once."""
-
-    def __init__(self, settings: Settings) -> None:
-        assert settings.api_key is not None  # noqa: S101 (the flow has asked)
-        self._base = settings.base_url
-        host = settings.base_url.split("/")[2]
-        self._common = [
-            (b"Host", host.encode()),
-            (b"x-key", settings.api_key.reveal().encode()),
-            (b"Accept", b"application/json"),
-            (b"Accept-Encoding", b"identity"),
-            (b"User-Agent", f"revenuebase-compat/{__version__}".encode()),
-        ]
-        # By method and length of the body, which is all they depend on.
-        self._headers: dict[tuple[str, int], httpx.Headers] = {}
-
-    def arguments(self, request: Request) -> tuple[str, str, list[tuple[bytes, bytes]]]:
-        headers = [*self._common]
-        if request.body:
-            headers.append((b"Content-Type", b"application/json"))
-        if request.method == "POST":
-            headers.append((b"Content-Length", b"%d" % len(request.body)))
-        return request.method, self._base + request.path, headers
-
-    def build(self, request: Request, extensions: dict[str, Any]) -> httpx.Request:
-        import httpx
-
-        shape = request.method, len(request.body)
-        if shape not in self._headers:
-            self._headers[shape] = httpx.Headers(self.arguments(request)[2])
-        return httpx.Request(
-            request.method,
-            self._base + request.path,
-            headers=self._headers[shape],
-            stream=httpx.ByteStream(request.body),
-            extensions=extensions,
-        )
+    send: Callable[[httpx.Request], S]
+    close: Callable[[], Any]
+    direct: bool
+    socket: Any = None
+    idle_since: float = 0.0
 
 
 def needs_proxy(settings: Settings) -> bool:
@@ -170,19 +127,19 @@ def _unlocked(client: Any) -> Any:
     handler raises within httpcore may leave such a lock taken, and httpcore, which takes it again
     in order to clear up, would then wait for itself.
     """
-    for transport in (client, getattr(client, "_transport", None), *_mounted(client)):
+    mounted = getattr(client, "_mounts", {}).values()
+    for transport in (client, getattr(client, "_transport", None), *mounted):
         pool: Any = getattr(transport, "_pool", None)
         if hasattr(pool, "_optional_thread_lock"):
             pool._optional_thread_lock = nullcontext()
     return client
 
 
-def _mounted(client: Any) -> list[Any]:
-    return list(getattr(client, "_mounts", {}).values())
-
-
 class Sender(Generic[S]):
     """What the two senders share: how connections are made, and how many are kept."""
+
+    #: httpx's classes for a client and for a transport, and what sends and closes.
+    _made_by = ("Client", "HTTPTransport", "handle_request", "close")
 
     def __init__(self, settings: Settings, http_client: Any) -> None:
         self._settings = settings
@@ -191,7 +148,8 @@ class Sender(Generic[S]):
         self.closed = False
         #: What goes on until it ends, or the client is closed; each has a ``close()``.
         self.under_way: WeakSet[Any] = WeakSet()
-        self._requests: _Requests | None = None
+        #: By method and length of the body, which is all they depend on; the key is in them.
+        self._headers: dict[tuple[str, int], httpx.Headers] = {}
         self._context: ssl.SSLContext | None = None
         self._place = place()
 
@@ -202,23 +160,44 @@ class Sender(Generic[S]):
         if self._theirs is not None and getattr(self._theirs, "is_closed", False):
             raise ConfigurationError("http_client is closed: give one that is open")
 
-    def _prepared(self) -> _Requests:
-        if self._requests is None:
-            self._requests = _Requests(self._settings)
-        return self._requests
+    def _request(self, request: Request, timeout: Any = None) -> Any:
+        """The same for httpx; with a ``timeout`` extension for the caller's own client."""
+        import httpx
 
-    def _make(self, client: Any, transport: Any, handle: str, close: str) -> Connection[S]:
-        """A connection by httpx's classes for a client and for a transport."""
+        method, url, body = request.method, self._settings.base_url + request.path, request.body
+        headers = self._headers.get((method, len(body)))
+        if headers is None:
+            assert self._settings.api_key is not None  # noqa: S101 (the flow has asked)
+            fields = {
+                "Host": self._settings.base_url.split("/")[2],
+                "x-key": self._settings.api_key.reveal(),
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": f"revenuebase-compat/{__version__}",
+                **({"Content-Type": "application/json"} if body else {}),
+                **({"Content-Length": str(len(body))} if method == "POST" else {}),
+            }
+            headers = self._headers[method, len(body)] = httpx.Headers(fields)
+            del fields
+        ours: dict[str, Any] = {OWN_REQUEST_EXTENSION: True}
+        if self._theirs is None:
+            stream = httpx.ByteStream(body)
+            return httpx.Request(method, url, headers=headers, stream=stream, extensions=ours)
+        given = {"headers": headers.raw, "extensions": {**ours, "timeout": timeout}}
+        return self._theirs.build_request(method, url, content=body, **given)
+
+    def _make(self) -> Connection[S]:
         import httpx
 
         if self._context is None:
             self._context = tls_context(self._settings)
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+        client, transport, handle, close = self._made_by
         if not needs_proxy(self._settings):
-            made = _unlocked(transport(verify=self._context, limits=limits))
+            made = _unlocked(getattr(httpx, transport)(verify=self._context, limits=limits))
             return Connection(getattr(made, handle), getattr(made, close), True)
         try:
-            made = _unlocked(client(verify=self._context, limits=limits))
+            made = _unlocked(getattr(httpx, client)(verify=self._context, limits=limits))
         except Exception:
             made = None
         if made is None:
@@ -229,20 +208,18 @@ class Sender(Generic[S]):
             False,
         )
 
-    @staticmethod
-    def _evict(free: deque[Connection[S]]) -> Connection[S] | None:
-        """The connection that was idle longest, if it is one too many."""
+    def _keep(self, connection: Connection[S], free: deque[Connection[S]]) -> Connection[S] | None:
+        """Keep it for the next request; returns what is to be closed, if there is one too many."""
+        if self.closed:
+            return connection
+        connection.idle_since = time.monotonic()
+        free.append(connection)
         try:
             if len(free) > MAX_IDLE or time.monotonic() - free[0].idle_since > IDLE_FOR:
                 return free.popleft()
         except IndexError:  # another thread took the last
             pass
         return None
-
-
-def place() -> tuple[int, type]:
-    """Where connections can be used: not in a forked child, nor after gevent patched sockets."""
-    return os.getpid(), socket.socket
 
 
 class SyncSender(Sender["httpx.Response"]):
@@ -257,13 +234,13 @@ class SyncSender(Sender["httpx.Response"]):
     def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return self._send_theirs(request, timeout)
-        prepared = self._prepared().build(request, {OWN_REQUEST_EXTENSION: True})
+        prepared = self._request(request)
         connection = self._acquire()
         attempt, guard = Attempt(timeout, connection.socket), watchdog()
         try:
             guard.start(attempt)
-            addresses = self._count_addresses if connection.direct else _one
-            timeouts = RemainingTimeouts(attempt, prepared.extensions, addresses)
+            addresses = self._count_addresses if connection.direct else None
+            timeouts = RemainingTimeouts(attempt, prepared.extensions, attempt.trace, addresses)
             prepared.extensions["timeout"] = timeouts
             response = connection.send(prepared)
             connection.socket = response.extensions["network_stream"].get_extra_info("socket")
@@ -281,26 +258,16 @@ class SyncSender(Sender["httpx.Response"]):
             self._drop(connection)
             # It ended because we ended it: what there is of it may not be all.
             return no_response_from(TimeoutError(), attempt)
-        if self.closed:
-            connection.close()
-        else:
-            self._release(connection)
+        surplus = self._keep(connection, self._free)
+        if surplus is not None:
+            surplus.close()
         return answer
 
     def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
-        client = self._theirs
         attempt = Attempt(timeout, None)
-        method, url, headers = self._prepared().arguments(request)
         try:
-            prepared = client.build_request(
-                method,
-                url,
-                headers=headers,
-                content=request.body,
-                extensions={OWN_REQUEST_EXTENSION: True},
-            )
-            prepared.extensions["timeout"] = RemainingTimeouts(attempt)
-            response = client.send(prepared, stream=True, follow_redirects=False)
+            prepared = self._request(request, RemainingTimeouts(attempt))
+            response = self._theirs.send(prepared, stream=True, follow_redirects=False)
             try:
                 return _read(response, attempt)
             finally:
@@ -318,9 +285,7 @@ class SyncSender(Sender["httpx.Response"]):
         try:
             return self._free.pop()
         except IndexError:
-            import httpx
-
-            return self._make(httpx.Client, httpx.HTTPTransport, "handle_request", "close")
+            return self._make()
 
     def _count_addresses(self) -> int:
         """How many addresses the host has, as all of them must fit into the time to connect."""
@@ -334,13 +299,6 @@ class SyncSender(Sender["httpx.Response"]):
             self._counted_until = time.monotonic() + IDLE_FOR
         return self._addresses
 
-    def _release(self, connection: Connection[httpx.Response]) -> None:
-        connection.idle_since = time.monotonic()
-        self._free.append(connection)
-        surplus = self._evict(self._free)
-        if surplus is not None:
-            surplus.close()
-
     def _drop(self, connection: Connection[httpx.Response]) -> None:
         """Close what failed, and if it was kept also what was idle beside it: it may be as dead."""
         connection.close()
@@ -353,10 +311,6 @@ class SyncSender(Sender["httpx.Response"]):
         for one in list(self.under_way):
             one.close()
         _close_all(self._free)
-
-
-def _one() -> int:
-    return 1
 
 
 def _close_all(free: deque[Connection[httpx.Response]]) -> None:

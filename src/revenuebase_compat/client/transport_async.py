@@ -11,12 +11,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
-from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
+from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.settings import Settings
 
-from .transport import Connection, Sender, decoded, place
+from .transport import Connection, Sender, decoded
 from .transport_errors import no_response_from, raise_foreign
-from .watchdog import Attempt, RemainingTimeouts
+from .watchdog import Attempt, RemainingTimeouts, place
 
 if TYPE_CHECKING:
     import httpx
@@ -50,6 +50,8 @@ else:  # pragma: no cover (one branch per Python)
 class AsyncSender(Sender[Awaitable["httpx.Response"]]):
     """Sends for ``AsyncClient``; a pool per event loop, as connections belong to one."""
 
+    _made_by = ("AsyncClient", "AsyncHTTPTransport", "handle_async_request", "aclose")
+
     def __init__(
         self,
         settings: Settings,
@@ -82,10 +84,10 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
             pool.room.release()
 
     async def _exchange(self, pool: _Pool, request: Request, timeout: float) -> AttemptOutcome:
-        prepared = self._prepared().build(request, {OWN_REQUEST_EXTENSION: True})
-        connection = pool.free.pop() if pool.free else self._open()
+        prepared = self._request(request)
+        connection = pool.free.pop() if pool.free else self._make()
         attempt = Attempt(timeout, None)
-        left = RemainingTimeouts(attempt, prepared.extensions, trace=attempt.trace_async)
+        left = RemainingTimeouts(attempt, prepared.extensions, attempt.trace_async)
         try:
             async with asyncio_timeout(timeout):
                 prepared.extensions["timeout"] = left
@@ -99,27 +101,18 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
             return no_response_from(error, attempt)
         finally:
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
-        if self.closed:
-            await connection.close()
-        else:
-            await self._release(pool.free, connection)
+        surplus = self._keep(connection, pool.free)
+        if surplus is not None:
+            await surplus.close()
         return answer
 
     async def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
-        client = self._theirs
-        method, url, headers = self._prepared().arguments(request)
+        phases = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         try:
-            prepared = client.build_request(
-                method,
-                url,
-                headers=headers,
-                content=request.body,
-                timeout=timeout,
-                extensions={OWN_REQUEST_EXTENSION: True},
-            )
+            prepared = self._request(request, phases)
             async with asyncio_timeout(timeout):
                 return await _read_async(
-                    await client.send(prepared, stream=True, follow_redirects=False)
+                    await self._theirs.send(prepared, stream=True, follow_redirects=False)
                 )
         except BaseException as error:
             raise_foreign(error)
@@ -138,22 +131,6 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
             pool = self._pools[loop] = _Pool(self._most)
             await pool.keeper.__anext__()
         return pool
-
-    def _open(self) -> Connection[Awaitable[httpx.Response]]:
-        import httpx
-
-        return self._make(
-            httpx.AsyncClient, httpx.AsyncHTTPTransport, "handle_async_request", "aclose"
-        )
-
-    async def _release(
-        self, free: _Free, connection: Connection[Awaitable[httpx.Response]]
-    ) -> None:
-        connection.idle_since = time.monotonic()
-        free.append(connection)
-        surplus = self._evict(free)
-        if surplus is not None:
-            await surplus.close()
 
     async def close(self) -> None:
         """Close what is idle in this event loop; other loops' connections end with them."""

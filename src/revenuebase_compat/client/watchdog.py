@@ -20,20 +20,24 @@ from contextlib import closing, suppress
 from typing import Any
 
 
+def place() -> tuple[object, ...]:
+    """Where locks and connections are of use: not in a forked child, nor after gevent patched."""
+    return os.getpid(), socket.socket, threading.Lock
+
+
 class Attempt:
     """One attempt and its deadline; ``socket`` is set as soon as it is known."""
 
-    __slots__ = ("_connecting", "_stream", "_tunnelling", "deadline", "overdue", "sent", "socket")
+    overdue = False
+    #: Whether any of the request may have left.
+    sent = False
+    _connecting: socket.socket | None = None
+    _stream: Any = None
+    _tunnelling = False
 
     def __init__(self, timeout: float, known: socket.socket | None) -> None:
         self.deadline = time.monotonic() + timeout
-        self.overdue = False
-        #: Whether any of the request may have left.
-        self.sent = False
         self.socket = known
-        self._connecting: socket.socket | None = None
-        self._stream: Any = None
-        self._tunnelling = False
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpx's ``trace`` extension: learns of a connection while it is being made."""
@@ -111,12 +115,12 @@ class RemainingTimeouts(dict[str, float]):
         self,
         attempt: Attempt,
         extensions: dict[str, Any] | None = None,
-        addresses: Callable[[], int] = lambda: 1,
         trace: Callable[[str, dict[str, Any]], object] | None = None,
+        addresses: Callable[[], int] | None = None,
     ) -> None:
         super().__init__()
-        self._trace = trace or attempt.trace
         self._attempt = attempt
+        self._trace = trace
         self._extensions = extensions
         self._addresses = addresses
 
@@ -128,7 +132,7 @@ class RemainingTimeouts(dict[str, float]):
         if self._extensions is not None:
             self._extensions["trace"] = self._trace
         # Read once, it counts for each address of the host in turn, and again for TLS.
-        shares = self._addresses() + 1
+        shares = (self._addresses() if self._addresses else 1) + 1
         left = self._attempt.deadline - time.monotonic()
         if left <= 0:  # the look-up took it all, and httpx would begin with another
             raise TimeoutError
@@ -139,8 +143,7 @@ class DeadlineWatchdog:
     """All attempts under way, and the thread that ends the overdue ones."""
 
     def __init__(self) -> None:
-        #: What locks were when this one was made.
-        self.made_with = threading.Lock
+        self.made_in = place()
         # Entered as itself, not by the condition's Python code, where a Ctrl-C could leave it
         # locked; reentrant, as a signal handler may send while its own thread is in here.
         self._lock = threading.RLock()
@@ -191,16 +194,6 @@ def watchdog() -> DeadlineWatchdog:
     Threads that make one at the same time are each watched by their own.
     """
     global _watchdog
-    if _watchdog is None or _watchdog.made_with is not threading.Lock:
+    if _watchdog is None or _watchdog.made_in != place():
         _watchdog = DeadlineWatchdog()
     return _watchdog
-
-
-def _after_fork() -> None:
-    # Of our threads, only the one that forked lives on here; the lock may be another's.
-    global _watchdog
-    _watchdog = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -20,23 +20,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from . import responses
+from . import errors, responses
 from .calls import CallContext, now_of
-from .decoding import AttemptOutcome, NoResponse, Response, Unusable, cut_short, read_job
-from .endpoints import CANCEL, STATUS
-from .errors import (
-    AlreadyCancelledError,
-    CancelError,
-    ConfigurationError,
-    JobNotFoundError,
-    NotCancellableError,
-    UnexpectedResponseError,
-)
+from .decoding import AttemptOutcome, NoResponse, Response, cut_short, read_job
+from .endpoints import CANCEL, STATUS, Endpoint
 from .events import CancelEvent
 from .failures import FailingCall
 from .models import CancelResult, Job, JobStatus
 from .notices import NoticeKind
-from .protocol import WIRES, Request
+from .protocol import REQUESTS, Request
 from .responses import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
 from .routes import V1_GONE, V2_MISSING, Route
 from .routing import EvaluateFlag, may_leave_v1, may_return_to_v1
@@ -107,13 +99,13 @@ def cancel(
     """
     if already_cancelled is not None:
         check_already_cancelled(already_cancelled)
-    call = _Call(context, process_id, already_cancelled)
+    call = _Call(context, process_id, CANCEL, already_cancelled)
     outcome, facts = "interrupted", {}
     try:
         answer = yield from call.send()
         try:
             result = yield from call.result_or_raise(answer)
-        except AlreadyCancelledError as error:
+        except errors.AlreadyCancelledError as error:
             if wait is not None and not error.outcome_unknown:
                 before = call.result(Job(process_id, "", JobStatus.CANCELLING.value, ""))
                 yield from call.wait(before, wait, on_status)
@@ -124,17 +116,14 @@ def cancel(
         return result
     except Exception as error:
         outcome = type(error).__name__
-        if isinstance(error, CancelError):
+        if isinstance(error, errors.CancelError):
             facts = {"outcome_unknown": error.outcome_unknown, "status_code": error.status_code}
         raise
     finally:
         # Also when the driver closes us, as the caller was interrupted or cancelled.
-        if on_end is not None or context.settings.on_event is not None:
-            event = call.event(outcome, **facts)
-            if on_end is not None:
-                on_end(event)
-            if context.settings.on_event is not None:
-                context.emit(event)
+        listener = None if context.settings.on_event is None else context.emit
+        for hear in filter(None, (on_end, listener)):
+            hear(call.event(outcome, **facts))
 
 
 def get_job(context: CallContext, process_id: int) -> Steps[Job]:
@@ -144,11 +133,11 @@ def get_job(context: CallContext, process_id: int) -> Steps[Job]:
         JobNotFoundError: there is no such job, or it is not yours (400).
         CancelError: another of its subclasses.
     """
-    call = _Call(context, process_id)
-    answer = yield from call.send(status=True)
+    call = _Call(context, process_id, STATUS)
+    answer = yield from call.send()
     if isinstance(answer, Response):
         if answer.status == 400:
-            raise call.error(JobNotFoundError, answer)
+            raise call.error(errors.JobNotFoundError, answer)
         if 200 <= answer.status < 300:
             return call.job_or_raise(answer)
     raise call.failed(answer)
@@ -158,40 +147,39 @@ class _Call(FailingCall):
     """The state of one call, and the steps that read and change it."""
 
     def __init__(
-        self, context: CallContext, process_id: int, already_cancelled: str | None = None
+        self,
+        context: CallContext,
+        process_id: int,
+        endpoint: Endpoint,
+        already_cancelled: str | None = None,
     ) -> None:
-        super().__init__(context, process_id)
+        super().__init__(context, process_id, endpoint)
         self.already_cancelled = already_cancelled or context.settings.already_cancelled
         self.deadline = self.started + context.settings.timeout
 
-    def send(self, *, status: bool = False) -> Steps[AttemptOutcome]:
+    def send(self) -> Steps[AttemptOutcome]:
         """Decide on the version, and send; what a definite answer asks for, on the other too."""
-        self.endpoint = STATUS if status else CANCEL
         if self.settings.api_key is None:
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 "api_key (REVENUEBASE_API_KEY) is missing: set the variable, or give "
                 "Settings(api_key=…)",
                 process_id=self.process_id,
             )
         yield from self.decide(self.process_id)
-        answer = yield from self.send_with_retries(self.version, status=status, counted=True)
+        answer = yield from self.send_with_retries(self.version, self.endpoint)
         other = self.fallback_route(answer)
         if other is not None:
             kind = NoticeKind.V1_GONE if other is V1_GONE else NoticeKind.V2_MISSING
             self.switch(other, kind, answer)
-            answer = yield from self.send_with_retries(self.version, status=status, counted=True)
+            answer = yield from self.send_with_retries(self.version, self.endpoint)
             self.fallback_route(answer)  # only for what it remembers
         return answer
 
-    def send_with_retries(
-        self, version: Version, *, status: bool = False, counted: bool = False
-    ) -> Steps[AttemptOutcome]:
-        """Send until an answer stands, attempts are used up, or a wait would not fit.
-
-        ``counted``: these are the call's own attempts, and not a look at the job in between.
-        """
-        monotonic, wire = self.context.monotonic, WIRES[version]
-        request = (wire.status if status else wire.cancel)(self.process_id)
+    def send_with_retries(self, version: Version, endpoint: Endpoint) -> Steps[AttemptOutcome]:
+        """Send until an answer stands, attempts are used up, or a wait would not fit."""
+        monotonic, request = self.context.monotonic, REQUESTS[version](endpoint, self.process_id)
+        # The call's own attempts, and not a look at the job in between.
+        counted, applies = endpoint is self.endpoint, endpoint is CANCEL
         answer: AttemptOutcome = NoResponse("no time was left to send", sent=False, timeout=True)
         for attempt in range(1, self.settings.max_attempts + 1):
             left = self.deadline - monotonic()
@@ -201,10 +189,10 @@ class _Call(FailingCall):
             self.attempts += counted
             before = self.maybe_applied
             # Until the answer is here: whoever interrupts this leaves it open.
-            self.maybe_applied |= not status
+            self.maybe_applied |= applies
             try:
                 answer = yield SendRequest(request, left if last else left / 2, left)
-            except ConfigurationError:  # raised before anything was sent
+            except errors.ConfigurationError:  # raised before anything was sent
                 self.attempts -= counted
                 self.maybe_applied = before
                 raise
@@ -219,7 +207,7 @@ class _Call(FailingCall):
                 applied = responses.maybe_applied(answer)
                 if version is V1 and counted:
                     self.hear_v1(answer)
-            self.maybe_applied = before or (applied and not status)
+            self.maybe_applied = before or (applied and applies)
             if last or not again:
                 break
             wait = self.wait_before_retry(attempt, answer)
@@ -257,7 +245,7 @@ class _Call(FailingCall):
                 return self.result(self.job_or_raise(answer, outcome_unknown=True))
         raise self.failed(answer)
 
-    def failed(self, answer: AttemptOutcome) -> CancelError:
+    def failed(self, answer: AttemptOutcome) -> errors.CancelError:
         """The error for an answer that is neither 2xx nor 400, or for none."""
         if isinstance(answer, Response) and self.version is V1 and _is_missing(V1, answer):
             self.notify(NoticeKind.FAILED, answer)
@@ -268,7 +256,7 @@ class _Call(FailingCall):
         if isinstance(job, Job):
             return job
         # The server says yes, but not to what: nobody knows whether it was cancelled.
-        raise UnexpectedResponseError(
+        raise errors.UnexpectedResponseError(
             f"job {self.process_id}: API v{self.version} answered {answer.status}, but "
             f"the body {job.why}",
             **self.facts(answer, outcome_unknown=outcome_unknown),
@@ -277,46 +265,39 @@ class _Call(FailingCall):
     def resolve_400(self, answer: Response) -> Flow:
         """A 400: said so plainly, or settled by the job's status."""
         code = responses.read_error(answer).code
+        already, ended = errors.AlreadyCancelledError, errors.NotCancellableError
         expected = self.maybe_applied or self.already_cancelled == "return"
         if code == NOT_CANCELLABLE:
-            raise self.error(NotCancellableError, answer, code=code, outcome_unknown=False)
+            raise self.error(ended, answer, code=code, outcome_unknown=False)
         if code == ALREADY_CANCELLED and not expected:
-            raise self.error(AlreadyCancelledError, answer, code=code)
+            raise self.error(already, answer, code=code)
         found = yield from self.read_status()
-        if not isinstance(found, Job):
-            if code == ALREADY_CANCELLED:
-                remark = ", but its status could not be read"
-                raise self.error(
-                    AlreadyCancelledError, answer, remark, code=code, outcome_unknown=True
-                )
-            if isinstance(found, Response) and found.status == 400:
-                raise self.error(JobNotFoundError, answer, outcome_unknown=False)
-            remark = "; it names no code, and its status could not be read"
-            raise self.error(UnexpectedResponseError, answer, remark)
-        if found.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
-            if expected:
-                return self.result(found)
-            raise self.error(AlreadyCancelledError, answer, code=ALREADY_CANCELLED)
-        state = responses.readable(found.current_status)
+        state, status = "could not be read", None
+        if isinstance(found, Job):
+            state, status = f"is {responses.readable(found.current_status)}", found.status
+            if status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
+                if expected:
+                    return self.result(found)
+                raise self.error(already, answer, code=ALREADY_CANCELLED)
         if code == ALREADY_CANCELLED:
-            remark = f", but its status is {state}"
-            raise self.error(AlreadyCancelledError, answer, remark, code=code, outcome_unknown=True)
-        if found.status in (JobStatus.COMPLETED, JobStatus.ERROR):
-            raise self.error(
-                NotCancellableError, answer, code=NOT_CANCELLABLE, outcome_unknown=False
-            )
-        remark = f"; it names no code, and the job is {state}"
-        raise self.error(UnexpectedResponseError, answer, remark)
+            remark = f", but its status {state}"
+            raise self.error(already, answer, remark, code=code, outcome_unknown=True)
+        if status in (JobStatus.COMPLETED, JobStatus.ERROR):
+            raise self.error(ended, answer, code=NOT_CANCELLABLE, outcome_unknown=False)
+        if isinstance(found, Response) and found.status == 400:
+            raise self.error(errors.JobNotFoundError, answer, outcome_unknown=False)
+        remark = f"; it names no code, and {'its status' if status is None else 'the job'} {state}"
+        raise self.error(errors.UnexpectedResponseError, answer, remark)
 
     def read_status(self) -> Steps[Job | AttemptOutcome]:
         """The job as the version at hand describes it, or the other if that one is gone."""
-        answer = yield from self.send_with_retries(self.version, status=True)
+        answer = yield from self.send_with_retries(self.version, STATUS)
         other = None if self.switched else self.fallback_route(answer)
         if other is not None:
-            answer = yield from self.send_with_retries(other.version, status=True)
+            answer = yield from self.send_with_retries(other.version, STATUS)
         if isinstance(answer, Response) and 200 <= answer.status < 300:
             job = read_job(answer, self.process_id)
-            return answer if isinstance(job, Unusable) else job
+            return job if isinstance(job, Job) else answer
         return answer
 
     def wait(
@@ -338,7 +319,7 @@ class _Call(FailingCall):
                 if on_status is not None:
                     on_status(found)
         if result.status in (JobStatus.COMPLETED, JobStatus.ERROR):
-            raise NotCancellableError(
+            raise errors.NotCancellableError(
                 f"job {self.process_id}: API v{self.version} took the cancel, but the job is "
                 f"{result.current_status}: it ended before it could be cancelled",
                 **self.facts(code=NOT_CANCELLABLE, outcome_unknown=False),

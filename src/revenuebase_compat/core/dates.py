@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import date, datetime, timezone
 
 # dateutil is imported, and patterns are compiled, where they are needed: the one costs half of
@@ -12,7 +13,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 # RFC 9110, 5.6.7: IMF-fixdate, the only form of an HTTP-date that may still be sent.
 _HTTP_DATE = (
     rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (\d\d) ({'|'.join(_MONTHS)}) (\d{{4}})"
-    r" (\d\d):(\d\d):(\d\d) GMT"
+    r" (\d\d:\d\d:\d\d) GMT"
 )
 # A full date first: isoparse alone would also take a year or a month for its first day.
 _ISO = r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?"
@@ -21,15 +22,15 @@ _ISO = r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?"
 def parse_http_date(text: str) -> datetime | None:
     """An HTTP-date (RFC 9110, 5.6.7) as an aware time, or ``None`` for anything else."""
     found = re.fullmatch(_HTTP_DATE, text, re.ASCII)
-    if found is None:
-        return None
-    # Not by dateutil, to which GMT is the machine's own zone where that one is named so.
-    month = _MONTHS.index(found[2]) + 1
-    day, year, hour, minute, second = (int(found[group]) for group in (1, 3, 4, 5, 6))
-    try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
-    except ValueError:
-        return None
+    if found is not None:
+        # Not by dateutil, to which GMT is the machine's own zone where that one is named so; nor
+        # by email.utils, which imports socket.
+        day, month, year, time = found.groups()
+        with suppress(ValueError):
+            return datetime.fromisoformat(
+                f"{year}-{_MONTHS.index(month) + 1:02}-{day}T{time}+00:00"
+            )
+    return None
 
 
 def parse_date(value: object) -> datetime:

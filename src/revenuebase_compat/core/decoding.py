@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .models import PROCESS_ID_LIMIT, Job
+from .models import FIELDS, PROCESS_ID_LIMIT, Job
 
 if TYPE_CHECKING:
-    from .secret import Secret
+    from .settings import Secret
 
 #: No published answer comes near it; more is not read (bytes, before and after decompression).
 MAX_BODY = 1024 * 1024
@@ -21,29 +21,18 @@ MAX_BODY = 1024 * 1024
 #: Deeper JSON is refused: no published answer has more than four levels, and pickle recurses.
 MAX_DEPTH = 32
 
-FIELDS = ("process_id", "filename", "current_status", "message")
 
-
-class Response:
+class Response(NamedTuple):
     """An answer that arrived whole: status, raw headers, body.
 
     ``problem`` says why the body could not be had, where that is so; ``body`` is empty then.
     The ``repr`` shows no body, as a server may have echoed the key.
     """
 
-    __slots__ = ("body", "headers", "problem", "status")
-
-    def __init__(
-        self,
-        status: int,
-        headers: Sequence[tuple[bytes, bytes]] = (),
-        body: bytes = b"",
-        problem: str = "",
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.problem = problem
+    status: int
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    body: bytes = b""
+    problem: str = ""
 
     def header(self, name: bytes) -> str | None:
         """The header of that (lower-case) name; several lines are one list (RFC 9110, 5.3)."""
@@ -59,7 +48,7 @@ class Response:
         if secret.hide(everything) is everything:
             return self
         headers = [(name, secret.hide(value)) for name, value in self.headers]
-        return Response(self.status, headers, secret.hide(self.body), self.problem)
+        return self._replace(headers=headers, body=secret.hide(self.body))
 
     def __repr__(self) -> str:
         return f"<Response {self.status}, {len(self.body)} bytes>"
@@ -134,14 +123,13 @@ def load_json(response: Response) -> Any | Unusable:
     try:
         # A BOM may be ignored (RFC 8259, 8.1); the codec that does it is slow.
         text = response.body.decode("utf-8-sig" if response.body[:1] == b"\xef" else "utf-8")
-    except UnicodeDecodeError:
-        return Unusable("is not UTF-8")
-    try:
         data = _DECODER.decode(text)
         if text.count("[") + text.count("{") > MAX_DEPTH and _deep(data):
-            return Unusable("is nested too deeply")
+            raise RecursionError
         if "\\u" in text:  # only an escape can bring in half a surrogate pair
             json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        return Unusable("is not UTF-8")
     except UnicodeEncodeError:
         return Unusable("holds half a surrogate pair")
     except RecursionError:
@@ -213,10 +201,8 @@ def _deep(data: Any) -> bool:
 
 
 def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", int: "an integer", float: "a fraction", str: "a text"}
-    return names.get(type(value), "a list" if isinstance(value, list) else "an object")
+    names = {type(None): "null", bool: "a boolean", int: "an integer", float: "a fraction"}
+    return {**names, str: "a text", list: "a list", dict: "an object"}[type(value)]
 
 
 def unpack(status: int, headers: Sequence[tuple[bytes, bytes]], raw: bytes) -> Response:

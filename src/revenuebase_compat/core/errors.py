@@ -1,26 +1,5 @@
 """Every error of this library (pure).
 
-.. code-block:: text
-
-    CancelError
-    ├── ConfigurationError            (also ValueError)
-    ├── InvalidProcessIdError         (also ValueError)
-    ├── ApiVersionRetiredError
-    ├── JobStateError
-    │   ├── AlreadyCancelledError
-    │   └── NotCancellableError
-    ├── JobNotFoundError
-    ├── AuthenticationError           401
-    ├── InsufficientCreditsError      402
-    ├── PermissionDeniedError         403
-    ├── EndpointNotFoundError         404, 405, 501
-    ├── RequestValidationError        422
-    ├── RateLimitError                429
-    ├── ServerError                   5xx
-    ├── UnexpectedResponseError
-    └── TransportError
-        └── CancelTimeoutError        (also TimeoutError)
-
 Facts are attributes, messages are for people. All can be pickled and copied, and none holds
 the API key: the flow hands in texts that were scrubbed of it.
 """
@@ -59,26 +38,20 @@ class CancelError(Exception):
             lost or unusable; read the job's status before you draw a conclusion.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        process_id: int | None = None,
-        api_version: Version | None = None,
-        status_code: int | None = None,
-        code: str | None = None,
-        body: str | None = None,
-        attempts: int = 0,
-        outcome_unknown: bool = False,
-    ) -> None:
+    process_id: int | None = None
+    api_version: Version | None = None
+    status_code: int | None = None
+    code: str | None = None
+    body: str | None = None
+    attempts: int = 0
+    outcome_unknown: bool = False
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
         super().__init__(message)
-        self.process_id = process_id
-        self.api_version = api_version
-        self.status_code = status_code
-        self.code = code
-        self.body = body
-        self.attempts = attempts
-        self.outcome_unknown = outcome_unknown
+        for name, value in facts.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no attribute {name!r}")
+            setattr(self, name, value)
 
 
 class ConfigurationError(CancelError, ValueError):
@@ -145,21 +118,10 @@ class RateLimitError(CancelError):
         remaining: requests left in it, from ``X-RateLimit-Remaining``.
     """
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        reset_at: datetime | None = None,
-        retry_after: float | None = None,
-        limit: int | None = None,
-        remaining: int | None = None,
-        **facts: Any,
-    ) -> None:
-        super().__init__(message, **facts)
-        self.reset_at = reset_at
-        self.retry_after = retry_after
-        self.limit = limit
-        self.remaining = remaining
+    reset_at: datetime | None = None
+    retry_after: float | None = None
+    limit: int | None = None
+    remaining: int | None = None
 
 
 class ServerError(CancelError):

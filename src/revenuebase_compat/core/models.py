@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex
 
 from .errors import CancelError, ConfigurationError, InvalidProcessIdError, shown
 
@@ -18,6 +18,9 @@ JobId = SupportsIndex | str
 
 #: Ids from here on do not fit the 64-bit integer that the API holds them in.
 PROCESS_ID_LIMIT = 2**63
+
+#: The vendor's fields of a job, all required, on either version.
+FIELDS = ("process_id", "filename", "current_status", "message")
 
 
 class JobStatus(str, Enum):
@@ -80,18 +83,13 @@ class CancelResult(Job):
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON types; ``extra`` only where there is any."""
-        row: dict[str, Any] = {
-            "process_id": self.process_id,
-            "filename": self.filename,
-            "current_status": self.current_status,
-            "message": self.message,
+        return {
+            **{name: getattr(self, name) for name in FIELDS},
             "version": f"v{self.route.version}",
             "reason": self.route.reason.value,
             "attempts": self.attempts,
+            **({"extra": self.extra} if self.extra else {}),
         }
-        if self.extra:
-            row["extra"] = self.extra
-        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,30 +99,22 @@ class JobCancelled:
     process_id: int
     result: CancelResult
     error: None = None
-
-    @property
-    def ok(self) -> Literal[True]:
-        """The job was cancelled."""
-        return True
+    ok: ClassVar[Literal[True]] = True
 
 
 @dataclass(frozen=True, slots=True)
 class JobFailed:
-    """One of many jobs, and the error its call ended in.
+    """One of many jobs, which was not cancelled by this call, as far as is known: see ``error``.
 
-    An error of this library's own, or a ``CancelError`` that names what came in between (a warning
-    made an error, say, or a ``sleep`` that raised) with the call's ``attempts`` and
+    That is an error of this library's own, or a ``CancelError`` that names what came in between (a
+    warning made an error, say, or a ``sleep`` that raised) with the call's ``attempts`` and
     ``outcome_unknown``.
     """
 
     process_id: int | str
     error: CancelError
     result: None = None
-
-    @property
-    def ok(self) -> Literal[False]:
-        """The job was not cancelled by this call, as far as is known: see ``error``."""
-        return False
+    ok: ClassVar[Literal[False]] = False
 
 
 #: What became of one of many jobs. ``ok`` tells the two apart, for type checkers as well (pyright

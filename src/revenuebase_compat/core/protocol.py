@@ -1,15 +1,13 @@
-"""The requests of a cancel and of a status read, by version (pure).
+"""The request of an endpoint, by version (pure).
 
 v1 named the job in a JSON body, v2 names it in the path; the paths stand in ``endpoints``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
-from .endpoints import CANCEL, STATUS, Endpoint
+from .endpoints import Endpoint
 from .versions import V1, V2
 
 #: Marks our own requests in httpx's ``extensions``, so that ``adopt`` lets them pass.
@@ -24,17 +22,9 @@ class Request(NamedTuple):
     body: bytes = b""
 
 
-class Wire(NamedTuple):
-    """How one version says it."""
-
-    cancel: Callable[[int], Request]
-    status: Callable[[int], Request]
-
-
-def _v1(endpoint: Endpoint) -> Callable[[int], Request]:
-    return lambda process_id: Request(
-        endpoint.method, endpoint.path, b'{"process_id":%d}' % process_id
-    )
+def to_v1(endpoint: Endpoint, process_id: int) -> Request:
+    """The request of v1 for a job."""
+    return Request(endpoint.method, endpoint.path, b'{"process_id":%d}' % process_id)
 
 
 def to_v2(endpoint: Endpoint, process_id: int | None = None) -> Request:
@@ -42,12 +32,7 @@ def to_v2(endpoint: Endpoint, process_id: int | None = None) -> Request:
     method, path = endpoint.v2_method, endpoint.v2_path
     assert method is not None  # noqa: S101 (only what has a successor is moved)
     assert path is not None  # noqa: S101
-    if endpoint.names_job:
-        path = path.replace("{process_id}", str(process_id))
-    return Request(method, path)
+    return Request(method, path.replace("{process_id}", str(process_id)))
 
 
-WIRES = {
-    V1: Wire(_v1(CANCEL), _v1(STATUS)),
-    V2: Wire(partial(to_v2, CANCEL), partial(to_v2, STATUS)),
-}
+REQUESTS = {V1: to_v1, V2: to_v2}

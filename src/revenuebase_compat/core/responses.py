@@ -28,11 +28,11 @@ LONGEST_HINT = timedelta(days=31).total_seconds()
 
 # Compiled on first use, as most processes never see a 400.
 _CODE = r"(?=.{1,64}$)[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
-_ALREADY = r"(?i)\balready (been |being )?cancell?(ed|ing)\b"
-_NOT = (
-    r"(?i)\b(not|non|un)[ -]?cancell?able|"
-    r"\b(cannot|can not|can.t|can no longer) be cancell?ed\b"
-)
+_PROSE = {
+    ALREADY_CANCELLED: r"(?i)\balready (been |being )?cancell?(ed|ing)\b",
+    NOT_CANCELLABLE: r"(?i)\b(not|non|un)[ -]?cancell?able|"
+    r"\b(cannot|can not|can.t|can no longer) be cancell?ed\b",
+}
 _SPELLINGS = {
     "already_cancelled": ALREADY_CANCELLED,
     "already_canceled": ALREADY_CANCELLED,
@@ -162,9 +162,8 @@ def read_error(response: Response) -> ErrorBody:
     spelled = [code.lower().replace("-", "_") for code in codes]
     known = {_SPELLINGS[code] for code in spelled if code in _SPELLINGS}
     if not known:
-        prose = [text for _, text in texts]
-        known = {ALREADY_CANCELLED} if any(re.search(_ALREADY, text) for text in prose) else set()
-        known |= {NOT_CANCELLABLE} if any(re.search(_NOT, text) for text in prose) else set()
+        prose = "\n".join(text for _, text in texts)
+        known = {code for code, pattern in _PROSE.items() if re.search(pattern, prose)}
     own = [text for name, text in texts if name in ("code", "error", "type") and text in codes]
     code = next(iter(known or own), None) if len(known) < 2 else None
     detail = data.get("detail") if isinstance(data, dict) else None
@@ -177,22 +176,14 @@ def read_error(response: Response) -> ErrorBody:
     return ErrorBody(code, readable("; ".join(dict.fromkeys(words))), errors)
 
 
-def _texts(data: Any) -> Iterator[tuple[str, str]]:
+def _texts(data: Any, name: str = "detail", depth: int = 2) -> Iterator[tuple[str, str]]:
     """The texts an envelope may speak through, with their names, codes first."""
-    if isinstance(data, str):
-        yield "detail", data
-    if not isinstance(data, dict):
-        return
-    for name in ("code", "error", "type", "detail", "message", "title", "msg"):
-        value = data.get(name)
-        if isinstance(value, dict):
-            for inner in ("code", "error", "type", "detail", "message", "title"):
-                if isinstance(value.get(inner), str):
-                    yield inner, value[inner]
-        elif isinstance(value, str) and value != "about:blank":
-            # RFC 9457: the problem's type is a URI, and its last segment names the problem.
-            last = re.split(r"[/#:]", value.rstrip("/"))[-1] if name == "type" else value
-            yield name, last
+    if isinstance(data, dict) and depth:
+        for inner in ("code", "error", "type", "detail", "message", "title", "msg"):
+            yield from _texts(data.get(inner), inner, depth - 1)
+    elif isinstance(data, str) and data != "about:blank":
+        # RFC 9457: the problem's type is a URI, and its last segment names the problem.
+        yield name, re.split(r"[/#:]", data.rstrip("/"))[-1] if name == "type" else data
 
 
 def _validation(item: dict[str, Any]) -> str:

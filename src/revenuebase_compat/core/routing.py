@@ -10,7 +10,6 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import ApiVersionRetiredError
-from .rollout import bucket
 from .routes import V1_GONE, Route, RouteContext, RouteReason
 from .versions import V1, V2, phase
 
@@ -27,14 +26,6 @@ class EvaluateFlag(NamedTuple):
 
 
 Decision = Generator[EvaluateFlag, bool | None, Route]
-
-_V1_PINNED = Route(V1, RouteReason.PINNED)
-_V1_FLAG = Route(V1, RouteReason.FLAG)
-_V1_DEFAULT = Route(V1, RouteReason.DEFAULT)
-_V2_PINNED = Route(V2, RouteReason.PINNED)
-_V2_SUNSET = Route(V2, RouteReason.SUNSET)
-_V2_FLAG = Route(V2, RouteReason.FLAG)
-_V2_ROLLOUT = Route(V2, RouteReason.ROLLOUT)
 
 
 def decide(
@@ -53,10 +44,10 @@ def decide(
         ApiVersionRetiredError: only v1 is admitted, it is gone, and ``after_sunset="raise"``.
     """
     if not settings.admits_v1:
-        return _V2_PINNED
+        return Route(V2, RouteReason.PINNED)
     if now >= settings.v1_sunset:
         if may_leave_v1(settings):
-            return _V2_SUNSET
+            return Route(V2, RouteReason.SUNSET)
         if settings.after_sunset == "raise":
             job = "" if process_id is None else f"job {process_id}: "
             raise ApiVersionRetiredError(
@@ -66,11 +57,11 @@ def decide(
                 process_id=process_id,
                 api_version=V1,
             )
-        return _V1_PINNED
+        return Route(V1, RouteReason.PINNED)
     if v1_retired and may_leave_v1(settings):
         return V1_GONE
     if not settings.admits_v2:
-        return _V1_PINNED
+        return Route(V1, RouteReason.PINNED)
     share = settings.v2_rollout.share(now)
     if settings.v2_flag is not None:
         stage = phase(now, settings.v1_sunset)
@@ -78,12 +69,23 @@ def decide(
             RouteContext(process_id, now, settings.v1_sunset, stage, share)
         )
         if opinion is not None:
-            return _V2_FLAG if opinion else _V1_FLAG
+            return Route(V2, RouteReason.FLAG) if opinion else Route(V1, RouteReason.FLAG)
     if process_id is None:
-        return _V2_ROLLOUT if share >= 100 else _V1_DEFAULT
+        return Route(V2, RouteReason.ROLLOUT) if share >= 100 else Route(V1, RouteReason.DEFAULT)
     if share > 0 and bucket(settings.rollout_salt, process_id) < share:
-        return _V2_ROLLOUT
-    return _V1_DEFAULT
+        return Route(V2, RouteReason.ROLLOUT)
+    return Route(V1, RouteReason.DEFAULT)
+
+
+def bucket(salt: str, process_id: int) -> float:
+    """Where a job stands in [0, 100): the same on every machine, in every process, for ever."""
+    from hashlib import blake2b  # here, as few processes use a share, and it loads OpenSSL
+
+    # A salt of the environment may hold bytes that are no text: Python makes surrogates of them.
+    named = f"{salt}:{process_id}".encode("utf-8", "surrogatepass")
+    digest = blake2b(named, digest_size=6).digest()
+    # 48 bits, so that the quotient is exact and can never round up to 100.
+    return int.from_bytes(digest, "big") * 100 / 2**48
 
 
 def may_leave_v1(settings: Settings) -> bool:

@@ -12,13 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from .dates import parse_date
 from .errors import ConfigurationError, shown
-from .rollout import Rollout
-from .secret import Secret
 from .versions import V1, V1_SUNSET, V2
 
 if TYPE_CHECKING:
@@ -29,22 +28,62 @@ DEFAULT_BASE_URL = "https://api.revenuebase.ai"
 
 Flag = Callable[["RouteContext"], "bool | Awaitable[bool | None] | None"]
 
-VARIABLES = {
-    name: f"REVENUEBASE_{name.upper()}"
-    for name in (
-        "api_key",
-        "base_url",
-        "api_version",
-        "v1_sunset",
-        "after_sunset",
-        "v2_rollout",
-        "rollout_salt",
-        "v2_flag",
-        "on_event",
-        "timeout",
-        "max_attempts",
-    )
-}
+
+class Secret:
+    """A text that is never shown: not printed, not logged, not pickled."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._bytes = text.encode("utf-8", "replace")
+
+    def reveal(self) -> str:
+        """The text itself; for the header it belongs into."""
+        return self._text
+
+    def hide(self, data: bytes) -> bytes:
+        """``data`` without the text, however JSON may have escaped it.
+
+        Left as it is for less than eight characters: no key is that short, and a replacement of
+        such a text would spoil answers that do not hold it.
+        """
+        if len(self._bytes) < 8 or not (self._bytes in data or b"\\" in data):
+            return data
+        return self._pattern.sub(b"***", data)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[bytes]:
+        forms = (
+            f"(?:\\\\?{re.escape(char)}|\\\\u00{ord(char):02x}|\\\\u00{ord(char):02X})"
+            for char in self._text
+        )
+        return re.compile("".join(forms).encode())
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled")
+
+
+class Rollout(NamedTuple):
+    """A share in percent, or a schedule of shares; before its first step the share is 0."""
+
+    steps: tuple[tuple[datetime | None, float], ...] = ((None, 0.0),)
+
+    def share(self, now: datetime) -> float:
+        """The share in force at ``now``, in percent."""
+        current = 0.0
+        for start, share in self.steps:
+            if start is not None and start > now:
+                break
+            current = share
+        return current
 
 
 @dataclass(frozen=True, init=False)
@@ -115,7 +154,7 @@ class Settings:
         if complaint:
             _refuse("api_key", None, complaint)
         admits_v1, admits_v2 = _admitted(api_version)
-        given = {
+        given: dict[str, Any] = {
             "api_key": key,
             "stripped_key": stripped,
             "base_url": _base_url(base_url),
@@ -125,15 +164,21 @@ class Settings:
             "v1_sunset": _sunset(v1_sunset),
             "after_sunset": _choice("after_sunset", after_sunset, ("migrate", "raise", "try")),
             "v2_rollout": _rollout(v2_rollout),
-            "rollout_salt": _text("rollout_salt", rollout_salt),
+            "rollout_salt": rollout_salt,
             "v2_flag": _callable("v2_flag", v2_flag),
             "on_event": _callable("on_event", on_event),
-            "timeout": _timeout(timeout),
-            "max_attempts": _max_attempts(max_attempts),
+            "timeout": _number(timeout),
+            "max_attempts": _number(max_attempts),
             "already_cancelled": check_already_cancelled(already_cancelled),
         }
-        for name, value in given.items():
-            object.__setattr__(self, name, value)
+        if not isinstance(rollout_salt, str):
+            _refuse("rollout_salt", rollout_salt, "give a str")
+        if not 0 < given["timeout"] <= 86_400:
+            _refuse("timeout", timeout, "give seconds, more than 0 and at most 86400")
+        if given["max_attempts"] not in range(1, 101):
+            _refuse("max_attempts", max_attempts, "give a whole number from 1 to 100")
+        given["max_attempts"] = int(given["max_attempts"])
+        vars(self).update(given)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
@@ -176,6 +221,14 @@ class Settings:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
         return self
+
+
+#: Setting → environment variable.
+VARIABLES = {
+    one.name: f"REVENUEBASE_{one.name.upper()}"
+    for one in fields(Settings)
+    if one.init and one.name != "already_cancelled"
+}
 
 
 def _refuse(name: str, value: object, right: str) -> NoReturn:
@@ -262,12 +315,8 @@ def _sunset(value: object) -> datetime:
     try:
         return parse_date(value)
     except ValueError:
-        _refuse(
-            "v1_sunset",
-            value,
-            "give an ISO 8601 date such as 2026-07-07 or 2026-07-07T00:00:00+00:00, "
-            "or an HTTP-date",
-        )
+        right = "an ISO 8601 date such as 2026-07-07 or 2026-07-07T00:00:00+00:00, or an HTTP-date"
+        _refuse("v1_sunset", value, f"give {right}")
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> str:
@@ -282,26 +331,6 @@ def _number(value: object) -> float:
         with suppress(ValueError, OverflowError):
             return float(value)
     return math.nan
-
-
-def _timeout(value: object) -> float:
-    number = _number(value)
-    if not 0 < number <= 86_400:
-        _refuse("timeout", value, "give seconds, more than 0 and at most 86400")
-    return number
-
-
-def _max_attempts(value: object) -> int:
-    number = _number(value)
-    if not (1 <= number <= 100 and number.is_integer()):
-        _refuse("max_attempts", value, "give a whole number from 1 to 100")
-    return int(number)
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        _refuse(name, value, "give a str")
-    return value
 
 
 _ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
