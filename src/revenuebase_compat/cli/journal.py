@@ -16,7 +16,6 @@ from revenuebase_compat.core.routes import Route
 #: How each line of a journal begins.
 _BEGIN = b'{"event": "'
 
-
 #: Errors that another try would end in as well.
 _FINAL = ("AlreadyCancelledError", "NotCancellableError", "JobNotFoundError")
 
@@ -89,9 +88,7 @@ class Journal:
 
     After a ``kill -9`` at most the jobs under way are *started* and not *done*. They are repeated,
     and found cancelled already they count as done. The first line names the server, whose jobs
-    these are; the file is locked as long as it is open.
-
-    Without a path nothing is kept.
+    these are; the file is locked as long as it is open. Without a path nothing is kept.
 
     Raises:
         ConfigurationError: the file cannot be used: it is in use, another server's, or no journal.
@@ -100,54 +97,59 @@ class Journal:
     def __init__(self, path: str | None, base_url: str) -> None:
         self.done: dict[int, JobRecord] = {}
         self._path = path
+        self._base_url = base_url
         self._file: BinaryIO | None = None
         if path is None:
             return
-        number = 1
         try:
             self._file = open(path, "a+b")  # noqa: SIM115 (closed by close)
-            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-                self._refuse("is no regular file")  # a device may be read for ever
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._refuse("another run is using it")
-            self._file.seek(0)
-            text = self._file.read()
-            *lines, torn = text.split(b"\n")
+            self._read(self._file)
+        except (OSError, ConfigurationError) as error:
+            self.close()
+            if isinstance(error, OSError):
+                self._refuse(error.strerror or str(error))
+            raise
+
+    def _read(self, file: BinaryIO) -> None:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            self._refuse("is no regular file")  # a device may be read for ever
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._refuse("another run is using it")
+        file.seek(0)
+        text = file.read()
+        *lines, torn = text.split(b"\n")
+        number = 1
+        try:
             for number, line in enumerate(lines, 1):
-                self._replay(json.loads(line), number, base_url)
+                self._replay(json.loads(line), number)
             # The last line may have been torn by the end of the process that wrote it.
             if torn[: len(_BEGIN)] != _BEGIN[: len(torn)]:
                 raise ValueError
-            self._file.truncate(len(text) - len(torn))
         except ConfigurationError:
-            self.close()
             raise
-        except OSError as error:
-            self.close()
-            self._refuse(error.strerror or str(error))
         except (ValueError, LookupError, TypeError, RecursionError):
-            self.close()
             self._refuse(f"line {number} is not of a journal: give another file, or a new name")
+        file.truncate(len(text) - len(torn))
         if not lines:
-            self._write({"event": "opened", "base_url": base_url})
+            self._write({"event": "opened", "base_url": self._base_url})
 
-    def _replay(self, entry: dict[str, Any], number: int, base_url: str) -> None:
-        if number == 1:
-            if entry["event"] != "opened":
-                raise ValueError
-            if entry["base_url"] != base_url:
-                words = f"holds jobs of {entry['base_url']}, not of {base_url}: give another file"
-                self._refuse(words)
-            return
-        process_id = check_process_id(entry["process_id"])
-        if entry["event"] == "done":
-            record = JobRecord(entry["row"])
-            record.cells  # noqa: B018 (raises where the row is none)
-            if record.final:
-                self.done[process_id] = record
-        elif entry["event"] != "started":
+    def _replay(self, entry: dict[str, Any], number: int) -> None:
+        event = entry["event"]
+        if number == 1 and event == "opened":
+            if (base_url := entry["base_url"]) != self._base_url:
+                self._refuse(
+                    f"holds jobs of {base_url}, not of {self._base_url}: give another file"
+                )
+        elif number > 1 and event in ("started", "done"):
+            process_id = check_process_id(entry["process_id"])
+            if event == "done":
+                record = JobRecord(entry["row"])
+                record.cells  # noqa: B018 (raises where the row is none)
+                if record.final:
+                    self.done[process_id] = record
+        else:
             raise ValueError
 
     def started(self, process_id: object) -> None:

@@ -53,19 +53,42 @@ def printable(text: str) -> str:
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def shortened(text: str, width: int) -> str:
+    """A text that is longer than ``width`` without its middle."""
+    width = max(width, 5)
+    half = width // 2
+    return text if len(text) <= width else f"{text[:half]}…{text[half + 1 - width :]}"
+
+
+def columns() -> int:
+    """The width of the terminal; a file or a pipe takes any."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+
+
 def show(text: str) -> None:
-    """A line of the result.
+    """Lines of the result.
 
     Raises:
-        OutputLost: it could not be written.
+        OutputLost: they could not be written.
     """
-    _writing(lambda: print("\n".join(map(printable, text.split("\n"))), flush=True))
+    _write_stdout(lambda: print(_lines(text), flush=True))
+
+
+def printer() -> Callable[[str, str], object]:
+    """As ``show``, in a style where stdout is a terminal and rich is installed."""
+    if sys.stdout.isatty():
+        with suppress(ImportError):
+            from rich.console import Console
+
+            out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+            return lambda text, style: _write_stdout(lambda: out.print(_lines(text), style=style))
+    return lambda text, _style: show(text)
 
 
 def note(text: str) -> None:
     """Lines on stderr, where there is one; in one piece, as threads write, too."""
     try:
-        sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
+        sys.stderr.write(_lines(text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         _drop(sys.stderr)
@@ -76,7 +99,44 @@ def complain(text: str, who: str = "revenuebase-compat") -> None:
     note(f"{who}: {text}")
 
 
-def _writing(write: Callable[[], object]) -> None:
+def table(records: Iterable[JobRecord]) -> None:
+    """All jobs on stdout, those not cancelled last; on a terminal as wide as that, in colour.
+
+    Raises:
+        OutputLost: it could not be written.
+    """
+    chosen = sorted(records, key=lambda record: not record.ok)
+    rows = [COLUMNS, *(map(printable, record.cells) for record in chosen)]
+    cells = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    widths = {name: max(map(len, texts)) for name, texts in cells.items()}
+    _fit(widths, columns())
+    aligned = []
+    for name, width in widths.items():
+        align = str.rjust if name in ("job", "attempts") else str.ljust
+        aligned.append([align(shortened(text, width), width) for text in cells[name]])
+    say = printer()
+    styles = ["bold", *("green" if record.ok else "red" for record in chosen)]
+    for style, *row in zip(styles, *aligned, strict=True):
+        say("  ".join(row), style)
+
+
+def _fit(widths: dict[str, int], room: int) -> None:
+    """File names are shortened in their middle, then columns are left out; the rest stays whole."""
+
+    def beyond() -> int:
+        return sum(widths.values()) + 2 * (len(widths) - 1) - room
+
+    widths["file"] = max(widths["file"] - max(beyond(), 0), min(widths["file"], 8))
+    for name in OPTIONAL:
+        if beyond() > 0:
+            del widths[name]
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _write_stdout(write: Callable[[], object]) -> None:
     try:
         write()
     except (OSError, ValueError) as error:
@@ -92,52 +152,3 @@ def _drop(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-
-
-def table(records: Iterable[JobRecord]) -> None:
-    """All jobs on stdout, those not cancelled last; on a terminal as wide as that, in colour.
-
-    Raises:
-        OutputLost: it could not be written.
-    """
-    chosen = sorted(records, key=lambda record: not record.ok)
-    cells = [COLUMNS, *(tuple(map(printable, record.cells)) for record in chosen)]
-    sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths = dict(zip(COLUMNS, sizes, strict=True))
-    terminal = sys.stdout.isatty()
-    if terminal:
-        _fit(widths, shutil.get_terminal_size().columns)
-    say = printer(terminal)
-    styles = ["bold", *("green" if record.ok else "red" for record in chosen)]
-    for style, row in zip(styles, cells, strict=True):
-        named = dict(zip(COLUMNS, row, strict=True))
-        parts = []
-        for name, width in widths.items():
-            text = named[name]
-            if len(text) > width:
-                text = f"{text[: width // 2]}…{text[width // 2 + 1 - width :]}"
-            parts.append(text.rjust(width) if name in ("job", "attempts") else text.ljust(width))
-        say("  ".join(parts), style)
-
-
-def _fit(widths: dict[str, int], columns: int) -> None:
-    """File names are shortened in their middle, then columns are left out; the rest stays whole."""
-
-    def beyond() -> int:
-        return sum(widths.values()) + 2 * (len(widths) - 1) - columns
-
-    widths["file"] = max(widths["file"] - max(beyond(), 0), min(widths["file"], 8))
-    for name in OPTIONAL:
-        if beyond() > 0:
-            del widths[name]
-
-
-def printer(styled: bool) -> Callable[[str, str], object]:
-    """Prints a line on stdout in a style, if ``styled`` and if there is one to be had."""
-    if styled:
-        with suppress(ImportError):
-            from rich.console import Console
-
-            console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-            return lambda text, style: _writing(lambda: console.print(text, style=style))
-    return lambda text, _style: show(text)

@@ -1,16 +1,18 @@
-"""What ``doctor`` finds: what is set, where it leads today, and who still speaks v1.
+"""``revenuebase-compat doctor``: what is set, where it leads today, and who still speaks v1.
 
 Looks at the environment and at what is installed. Sends nothing, and never shows the key.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from difflib import get_close_matches
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -29,61 +31,80 @@ from revenuebase_compat.core.routing import decide, explain
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, VARIABLES, Settings
 from revenuebase_compat.core.versions import V1
 
+from .output import show
+
 SDK = "revenuebase-sdk"
 
 Severity = Literal["ok", "note", "problem"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing the doctor saw.
-
-    Attributes:
-        severity: ``problem`` needs a hand, ``note`` an eye, ``ok`` neither.
-        about: ``setting``, ``route``, ``package`` or ``patch``.
-        name: which one.
-        value: what it is.
-        note: where that comes from, or what it means.
-    """
+class Finding(NamedTuple):
+    """One thing the doctor saw: a ``problem`` needs a hand, a ``note`` an eye, ``ok`` neither."""
 
     severity: Severity
-    about: str
+    about: Literal["setting", "route", "package", "patch"]
     name: str
     value: str
+    #: Where the value comes from, or what it means.
     note: str = ""
+
+
+def doctor(arguments: Namespace) -> int:
+    """Print the findings; 2 where a setting is wrong, 1 where there is another problem, else 0."""
+    findings = report(os.environ, datetime.now(timezone.utc))
+    for item in findings:
+        note = f" ({item.note})" if item.note else ""
+        line = f"{item.severity:<8} {item.about:<8} {item.name}: {item.value}{note}"
+        show(json.dumps(item._asdict()) if arguments.json else line)
+    wrong = {item.about for item in findings if item.severity == "problem"}
+    return 2 if "setting" in wrong else 1 if wrong else 0
 
 
 def report(environ: Mapping[str, str], now: datetime) -> list[Finding]:
     """All findings for these variables at ``now`` (aware), and for the packages of this Python."""
     found = [*(_setting(*setting, environ) for setting in VARIABLES.items()), *_unknown(environ)]
     if all(item.severity != "problem" for item in found):
-        found += _routes(Settings.from_env(environ), now)
-    return [*found, *_packages(), *_patches(environ)]
+        found.append(_route(Settings.from_env(environ), now))
+    return [*found, *_sdk(), *_patches(environ), *_libraries()]
 
 
 def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
     given = environ.get(variable, "").strip()
     origin = variable if given else "default"
+    severity: Severity = "ok"
     try:
         # One at a time, so that every wrong one is seen.
         settings = Settings.from_env({variable: environ[variable]} if given else {})
     except ConfigurationError as error:
         return Finding("problem", "setting", name, "unusable", str(error))
     value = getattr(settings, name)
+    shown = _shown(value)
     if name == "api_key":
+        shown = "present, stripped of white space" if settings.stripped_key else "present"
+        severity = "note" if settings.stripped_key else "ok"
         if value is None:
-            return Finding("note", "setting", name, "missing", "run can do without it")
-        if settings.stripped_key:
-            return Finding("note", "setting", name, "present, stripped of white space", origin)
-        return Finding("ok", "setting", name, "present", origin)
-    if name == "base_url" and value != DEFAULT_BASE_URL:
-        return Finding("note", "setting", name, value, f"{origin}; not the vendor's")
-    if name in ("v2_flag", "on_event") and value is not None:
+            severity, shown, origin = "note", "missing", "run can do without it"
+    elif name == "base_url" and value != DEFAULT_BASE_URL:
+        severity, origin = "note", f"{origin}; not the vendor's"
+    elif name in ("v2_flag", "on_event") and value is not None:
         try:
             flags.resolve(name, value)
         except ConfigurationError as error:
-            return Finding("note", "setting", name, value, f"{origin}; here {error}")
-    return Finding("ok", "setting", name, _shown(value), origin)
+            severity, origin = "note", f"{origin}; here {error}"
+    return Finding(severity, "setting", name, shown, origin)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Rollout):
+        return ", ".join(
+            f"{share:g} %" + (f" from {start.isoformat()}" if start else "")
+            for start, share in value.steps
+        )
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value in (None, "") else readable(str(value))
 
 
 def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -96,51 +117,31 @@ def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("note", "setting", variable, "set", meant)
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, Rollout):
-        return ", ".join(
-            f"{share:g} %" if start is None else f"{share:g} % from {start.isoformat()}"
-            for start, share in value.steps
-        )
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "none" if value in (None, "") else readable(str(value))
-
-
-def _routes(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Where a cancel goes at ``now``: by these settings, and by each other ``api_version``."""
-    yield _route("today", settings, now)
-    for version in ("auto", "v1", "v2"):
-        if version != settings.api_version:
-            what_if = _route(f"with {version}", replace(settings, api_version=version), now)
-            yield replace(what_if, severity="ok")
-
-
-def _route(name: str, settings: Settings, now: datetime) -> Finding:
+def _route(settings: Settings, now: datetime) -> Finding:
+    """Where a cancel goes at ``now``."""
     share = settings.v2_rollout.share(now)
     try:
         next(decide(settings, 1, now, v1_retired=False))
     except ApiVersionRetiredError:
-        return Finding("problem", "route", name, "refused", "v1 has ended; after_sunset is 'raise'")
-    except StopIteration as stop:
-        route: Route = stop.value
+        words = "v1 has ended; after_sunset is 'raise'"
+        return Finding("problem", "route", "today", "refused", words)
+    except StopIteration as decided:
+        route: Route = decided.value
     else:
         rest = f"where it has no opinion, {share:g} % of the jobs go to v2"
-        return Finding("note", "route", name, "v1 or v2 (FLAG)", f"v2_flag decides; {rest}")
+        words = f"v2_flag decides; {rest}"
+        return Finding("note", "route", "today", "v1 or v2 (FLAG)", words)
+    value = str(route)
     if route.reason in (RouteReason.ROLLOUT, RouteReason.DEFAULT) and 0 < share < 100:
         value = f"v2 (ROLLOUT) for {share:g} % of the jobs, else v1 (DEFAULT)"
-        return Finding(
-            "note", "route", name, value, explain(Route(V1, RouteReason.DEFAULT), settings)
-        )
+        route = Route(V1, RouteReason.DEFAULT)
     severity: Severity = "ok"
     if route.version is V1:
         severity = "problem" if now >= settings.v1_sunset else "note"
-    return Finding(severity, "route", name, str(route), explain(route, settings))
+    return Finding(severity, "route", "today", value, explain(route, settings))
 
 
-def _packages() -> Iterator[Finding]:
+def _sdk() -> Iterator[Finding]:
     """The vendor's SDK, and what of it the bridge covers."""
     version = _installed(SDK)
     if version is None:
@@ -151,8 +152,7 @@ def _packages() -> Iterator[Finding]:
         severity = "note" if start.is_active() else "problem"
         left = ", ".join(one.call for one in ENDPOINTS if one.successor is None)
         words.append(f"speaks v1: under run its requests are moved, but for {left}")
-    dropped = covered(version)
-    if dropped:
+    if dropped := covered(version):
         back = sum(successor is not None for successor in dropped.values())
         clients = sorted({f"client.{name.partition('.')[0]}" for name in dropped if "." in name})
         words.append(
@@ -162,17 +162,33 @@ def _packages() -> Iterator[Finding]:
     yield Finding(severity, "package", SDK, str(version), "; ".join(words))
 
 
+def _patches(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """What is in force in this environment, and what would be."""
+    flag, file = environ.get(start.FLAG, ""), pth_file()
+    severity: Severity = "ok"
+    if start.is_active():
+        words = "v1 requests of this process are moved"
+    elif flag in start.OFF:
+        words = "nothing is patched here"
+    else:
+        severity = "problem"
+        words = "set, but nothing is patched here: the command runs in another Python"
+    yield Finding(severity, "patch", start.FLAG, flag or "unset", words)
+    yield Finding("ok", "patch", ".pth", "installed" if file.exists() else "none", str(file))
+
+
 def _libraries() -> Iterator[Finding]:
     """The HTTP libraries that are installed, by the table that ``run`` patches by."""
     for distribution, supported, *_ in LIBRARIES.values():
         version = _installed(distribution)
         if version is None or distribution == SDK:
             continue
-        if SpecifierSet(supported).contains(version, prereleases=True):
-            yield Finding("ok", "patch", distribution, str(version), "within reach of run")
-        else:
+        severity: Severity = "ok"
+        words = "within reach of run"
+        if not SpecifierSet(supported).contains(version, prereleases=True):
+            severity = "note"
             words = f"run is tested with {supported}: its requests may pass unmoved"
-            yield Finding("note", "patch", distribution, str(version), words)
+        yield Finding(severity, "patch", distribution, str(version), words)
 
 
 def _installed(distribution: str) -> Version | None:
@@ -180,17 +196,3 @@ def _installed(distribution: str) -> Version | None:
         return Version(metadata.version(distribution)) if distribution else None
     except (metadata.PackageNotFoundError, InvalidVersion):
         return None
-
-
-def _patches(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What is patched in this environment, and what would be."""
-    flag, file = environ.get(start.FLAG, ""), pth_file()
-    if start.is_active():
-        yield Finding("ok", "patch", start.FLAG, flag, "v1 requests of this process are moved")
-    elif flag in start.OFF:
-        yield Finding("ok", "patch", start.FLAG, flag or "unset", "nothing is patched here")
-    else:
-        words = "set, but nothing is patched here: the command runs in another Python"
-        yield Finding("problem", "patch", start.FLAG, flag, words)
-    yield Finding("ok", "patch", ".pth", "installed" if file.exists() else "none", str(file))
-    yield from _libraries()
