@@ -20,12 +20,11 @@ from revenuebase_compat import (
     AlreadyCancelledError,
     CancelError,
     ConfigurationError,
-    JobFailed,
     JobNotFoundError,
     NotCancellableError,
     TransportError,
 )
-from revenuebase_compat.cli.journal import Journal, record
+from revenuebase_compat.cli.journal import Journal, failed
 from revenuebase_compat.cli.main import main
 from revenuebase_compat.cli.progress import span
 from tests.conftest import TEST_KEY
@@ -553,7 +552,7 @@ def test_a_journal_that_takes_no_more_stops_the_run(
 def test_what_counts_as_cancelled_and_what_is_final(
     server: FaultServer, tmp_path: Path, error: CancelError, ok: bool, final: bool
 ) -> None:
-    found = record(JobFailed(1, error), None)
+    found = failed(1, error)
     assert (found.ok, found.final) == (ok, final)
     with open_journal(tmp_path / "journal", server) as journal:
         journal.finished(found)

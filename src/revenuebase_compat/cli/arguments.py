@@ -6,6 +6,7 @@ from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, HelpFormatter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from textwrap import fill
 from typing import Any, NoReturn
 
@@ -42,43 +43,6 @@ exit codes: 0 all cancelled, 1 some job was not, 2 wrong usage or settings, 130 
 """
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The arguments; without a ``command`` where the help was printed instead.
-
-    ``run`` names the module of this package that has the command, and the function in it.
-
-    Raises:
-        SystemExit: the arguments are wrong, which was said.
-    """
-    parser = _Parser(
-        prog="revenuebase-compat",
-        description="Cancels RevenueBase jobs on API v1 or v2, whichever is right today.",
-        epilog="Settings come from REVENUEBASE_* variables; the README has the table.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    def command(name: str, run: str, words: str, **options: Any) -> Callable[..., object]:
-        added = subparsers.add_parser(name, help=words, **options)
-        added.set_defaults(run=run)
-        return added.add_argument
-
-    _add_cancel(command)
-    _add_plan(command)
-    _add_bridge(command)
-    _add_sandbox(command)
-
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.command is None:
-        note(parser.format_help().rstrip())
-    elif rest and hasattr(arguments, "process_ids") and not any(text[:1] == "-" for text in rest):
-        # argparse leaves the ids behind an option, where others stood before it.
-        arguments.process_ids += parser.parse_args([arguments.command, *rest]).process_ids
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return arguments
-
-
 class _Parser(ArgumentParser):
     """Takes no abbreviation, and says what is wrong in one line."""
 
@@ -98,11 +62,50 @@ class _WrappedLines(HelpFormatter):
     """Keeps the lines of a description, and wraps those that the terminal is too narrow for."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        indents = {True: " " * 4, False: ""}
         return "\n".join(
-            fill(line, width, subsequent_indent=indents[line[:1] == " "], break_on_hyphens=False)
+            fill(line, width, subsequent_indent="    " * (line[:1] == " "), break_on_hyphens=False)
             for line in text.splitlines()
         )
+
+
+# --- the types: each makes a value of a text, or says what would be right ---------------------
+
+
+def _process_id(text: str) -> int:
+    try:
+        return check_process_id(text)
+    except InvalidProcessIdError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def _file_name(text: str) -> str:
+    if text.isdigit():  # no option may swallow an id
+        raise ArgumentTypeError(f"{text!r} looks like an id: give ./{text} for a file")
+    return text
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= 86_400:
+            return float(text)
+    raise ArgumentTypeError(f"{text!r}: give seconds from 0 to 86400")
+
+
+def _whole(what: str, most: int, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+        raise ArgumentTypeError(f"{text!r} is no {what}: give a number from 0 to {most}")
+    return int(text)
+
+
+def _date(text: str) -> datetime:
+    try:
+        return parse_date(text)
+    except ValueError:
+        right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
+        raise ArgumentTypeError(f"{text!r} is no date: {right}") from None
+
+
+_port, _count = partial(_whole, "port", 65_535), partial(_whole, "count", 999_999_999)
 
 
 # --- the commands -----------------------------------------------------------------------------
@@ -188,46 +191,35 @@ def _add_sandbox(command: _Command) -> None:
     command("demo", "demo:demo", "the whole story in ten seconds, in the sandbox")
 
 
-# --- the types: each makes a value of a text, or says what would be right ---------------------
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The arguments; without a ``command`` where the help was printed instead.
 
+    ``run`` names the module of this package that has the command, and the function in it.
 
-def _process_id(text: str) -> int:
-    try:
-        return check_process_id(text)
-    except InvalidProcessIdError as error:
-        raise ArgumentTypeError(str(error)) from None
+    Raises:
+        SystemExit: the arguments are wrong, which was said.
+    """
+    parser = _Parser(
+        prog="revenuebase-compat",
+        description="Cancels RevenueBase jobs on API v1 or v2, whichever is right today.",
+        epilog="Settings come from REVENUEBASE_* variables; the README has the table.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
 
+    def command(name: str, run: str, words: str, **options: Any) -> Callable[..., object]:
+        added = subparsers.add_parser(name, help=words, **options)
+        added.set_defaults(run=run)
+        return added.add_argument
 
-def _file_name(text: str) -> str:
-    if text.isdigit():  # no option may swallow an id
-        raise ArgumentTypeError(f"{text!r} looks like an id: give ./{text} for a file")
-    return text
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= 86_400:
-            return float(text)
-    raise ArgumentTypeError(f"{text!r}: give seconds from 0 to 86400")
-
-
-def _whole(text: str, what: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
-        raise ArgumentTypeError(f"{text!r} is no {what}: give a number from 0 to {most}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    return _whole(text, "count", 999_999_999)
-
-
-def _port(text: str) -> int:
-    return _whole(text, "port", 65_535)
-
-
-def _date(text: str) -> datetime:
-    try:
-        return parse_date(text)
-    except ValueError:
-        right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
-        raise ArgumentTypeError(f"{text!r} is no date: {right}") from None
+    for add_to in (_add_cancel, _add_plan, _add_bridge, _add_sandbox):
+        add_to(command)
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command is None:
+        note(parser.format_help().rstrip())
+    elif rest and hasattr(arguments, "process_ids") and not any(text[:1] == "-" for text in rest):
+        # argparse leaves the ids behind an option, where others stood before it.
+        arguments.process_ids += parser.parse_args([arguments.command, *rest]).process_ids
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments

@@ -28,7 +28,7 @@ from revenuebase_compat.core.settings import Settings
 
 from .arguments import ASK_FROM, WAIT
 from .ids import decode, read_ids
-from .journal import JobRecord, Journal, record, unfinished_row
+from .journal import JobRecord, Journal, finished, unfinished
 from .output import STOPPED, OutputLost, complain, finish, note, printable, show, table
 from .progress import Display
 
@@ -124,7 +124,7 @@ class Batch:
         """Cancel the jobs, and show what became of them; returns the exit code."""
         if self.given.json:
             for one in self.records.values():
-                self.attempt(show, json.dumps(one.row))
+                self.attempt(show, json.dumps(one))
         left = False
         try:
             with self.stoppable():
@@ -160,15 +160,15 @@ class Batch:
 
     def on_outcome(self, outcome: JobOutcome) -> None:
         job = int(outcome.process_id)
-        one = self.records[job] = record(outcome, self.routes.get(job))
+        one = self.records[job] = finished(outcome, self.routes.get(job))
         if isinstance(outcome.error, STOP_ON):
             self.why = "the key was refused"
         self.attempt(self.journal.finished, one)
         self.display.finished(one)
         if self.given.json:
-            self.attempt(show, json.dumps(one.row))
+            self.attempt(show, json.dumps(one))
         elif self.silent and not one.ok:
-            complain(one.row["message"], one.name)
+            complain(one["message"], one.name)
 
     def attempt(self, write: Callable[..., object], *what: object) -> None:
         """Write to stdout or the journal; where that fails, nothing more is started."""
@@ -207,15 +207,15 @@ class Batch:
         """What is shown at the end: the table, one sentence, or the objects that are missing."""
         if self.given.json:
             for job in rest:
-                show(json.dumps(unfinished_row(job, started=job in self.started)))
+                show(json.dumps(unfinished(job, started=job in self.started)))
         elif self.given.quiet:
             return
         elif not self.single or (done and not self.todo):
             table(done)
         elif done and done[0].ok:
-            show(self.sentence(done[0].row))
+            show(self.sentence(done[0]))
 
-    def sentence(self, row: dict[str, Any]) -> str:
+    def sentence(self, row: JobRecord) -> str:
         job = row["process_id"]
         words, state = f"job {job} was cancelled before", ""
         if route := "filename" in row and self.routes[job]:

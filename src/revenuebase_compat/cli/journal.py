@@ -7,7 +7,7 @@ import json
 import os
 import stat
 from contextlib import suppress
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from revenuebase_compat.core.errors import AlreadyCancelledError, CancelError, ConfigurationError
 from revenuebase_compat.core.models import JobOutcome, check_process_id
@@ -20,67 +20,63 @@ _BEGIN = b'{"event": "'
 _FINAL = ("AlreadyCancelledError", "NotCancellableError", "JobNotFoundError")
 
 
-class JobRecord(NamedTuple):
+class JobRecord(dict[str, Any]):
     """What became of a job, as the object that ``--json`` prints."""
-
-    row: dict[str, Any]
 
     @property
     def ok(self) -> bool:
         """Whether the job is cancelled, by this command or before."""
-        return bool(self.row["ok"])
+        return bool(self["ok"])
 
     @property
     def final(self) -> bool:
         """Whether another try cannot change it."""
-        return self.ok or (self.row["error"] in _FINAL and not self.row["outcome_unknown"])
+        return self.ok or (self["error"] in _FINAL and not self["outcome_unknown"])
 
     @property
     def name(self) -> str:
         """Its end, in a word or two."""
-        error = self.row.get("error", "cancelled")
-        return "cancelled before" if self.ok and "error" in self.row else str(error)
+        error = self.get("error", "cancelled")
+        return "cancelled before" if self.ok and "error" in self else str(error)
 
     @property
     def cells(self) -> list[str]:
         """Its row of the table."""
-        row = {"filename": "", "current_status": self.name, **self.row}
+        row = {"filename": "", "current_status": self.name, **self}
         names = ("process_id", "filename", "current_status", "version", "reason", "attempts")
         return ["" if row[name] is None else str(row[name]) for name in names]
 
 
-def record(outcome: JobOutcome, route: Route | None) -> JobRecord:
+def finished(outcome: JobOutcome, route: Route | None) -> JobRecord:
     """The record of a job that finished."""
     if outcome.error is not None:
-        return JobRecord(error_row(outcome.process_id, outcome.error, route))
+        return failed(outcome.process_id, outcome.error, route)
     found = outcome.result.to_dict()
     first = {key: found[key] for key in ("version", "reason", "attempts")}
     return JobRecord({"process_id": outcome.process_id, "ok": True, **first, **found})
 
 
-def error_row(
-    process_id: int | str, error: CancelError, route: Route | None = None
-) -> dict[str, Any]:
-    """An error as plain JSON types; a job that was cancelled before is as it should be."""
-    return {
-        "process_id": process_id,
-        "ok": isinstance(error, AlreadyCancelledError) and not error.outcome_unknown,
-        "version": f"v{error.api_version}" if error.api_version else None,
-        "reason": route.reason.value if route else None,
-        "attempts": error.attempts,
-        "error": type(error).__name__,
-        "code": error.code,
-        "message": str(error),
-        "outcome_unknown": error.outcome_unknown,
-    }
+def failed(process_id: int | str, error: CancelError, route: Route | None = None) -> JobRecord:
+    """The record of an error; a job that was cancelled before is as it should be."""
+    return JobRecord(
+        process_id=process_id,
+        ok=isinstance(error, AlreadyCancelledError) and not error.outcome_unknown,
+        version=f"v{error.api_version}" if error.api_version else None,
+        reason=route.reason.value if route else None,
+        attempts=error.attempts,
+        error=type(error).__name__,
+        code=error.code,
+        message=str(error),
+        outcome_unknown=error.outcome_unknown,
+    )
 
 
-def unfinished_row(process_id: int, *, started: bool) -> dict[str, Any]:
-    """A job that was under way, or was not started, when the run was stopped."""
+def unfinished(process_id: int, *, started: bool) -> JobRecord:
+    """The record of a job that was under way, or not started, when the run was stopped."""
     words = "stopped while it was under way" if started else "stopped before it was sent"
-    row = error_row(process_id, CancelError(words, outcome_unknown=started))
-    name, attempts = ("interrupted", None) if started else ("not_started", 0)
-    return {**row, "attempts": attempts, "error": name}
+    record = failed(process_id, CancelError(words, outcome_unknown=started))
+    record["error"], record["attempts"] = ("interrupted", None) if started else ("not_started", 0)
+    return record
 
 
 class Journal:
@@ -158,8 +154,8 @@ class Journal:
 
     def finished(self, record: JobRecord) -> None:
         """Write down what became of a job."""
-        process_id, final = record.row["process_id"], record.final
-        self._write({"event": "done", "process_id": process_id, "final": final, "row": record.row})
+        job, final = record["process_id"], record.final
+        self._write({"event": "done", "process_id": job, "final": final, "row": record})
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self._file is not None:

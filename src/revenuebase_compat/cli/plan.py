@@ -13,7 +13,7 @@ from revenuebase_compat.core.routing import explain
 from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.core.timeline import timeline as periods_of
 
-from .journal import error_row
+from .journal import failed
 from .output import complain, show
 
 #: What stands for a route where calls fail.
@@ -32,7 +32,7 @@ def route(arguments: Namespace) -> int:
             except CancelError as error:
                 code = 1
                 if arguments.json:
-                    show(json.dumps(error_row(job, error)))
+                    show(json.dumps(failed(job, error)))
                 else:
                     complain(str(error), type(error).__name__)
                 continue

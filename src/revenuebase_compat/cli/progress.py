@@ -11,19 +11,17 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from revenuebase_compat.client.many import CancelJobs
+from revenuebase_compat.core.models import Job
 from revenuebase_compat.core.rate_limit import WINDOW
 
+from .journal import JobRecord
 from .output import note, printable
 
-if TYPE_CHECKING:
-    from revenuebase_compat.client.many import CancelJobs
-    from revenuebase_compat.core.models import Job
-
-    from .journal import JobRecord
-
 _STOPPING = "stopping when the jobs under way are done; Ctrl-C again: now"
+_PAUSED = "the rate limit is used up: going on in {}"
 
 
 def span(seconds: float) -> str:
@@ -51,11 +49,9 @@ class Display:
         quiet: bool,
     ) -> None:
         self.stopping = False
-        self._total = total
+        self._total, self._monotonic, self._quiet = total, monotonic, quiet
         self._counts = Counter(found.name for found in before)
         self._before = self._counts.total()
-        self._quiet = quiet
-        self._monotonic = monotonic
         self._began = self._resumes = self._seen = monotonic()
         self._paused = 0.0
         self._times: deque[float] = deque(maxlen=10_000)
@@ -71,7 +67,8 @@ class Display:
     def following(self, jobs: CancelJobs) -> Iterator[None]:
         """Show how these jobs get on."""
         self._jobs = jobs
-        self._live = None if self._quiet or not sys.stderr.isatty() else _live(self._drawn)
+        if sys.stderr.isatty() and not self._quiet:
+            self._live = self._new_live()
         if self._live is None:
             yield
             return
@@ -87,6 +84,30 @@ class Display:
             with suppress(OSError):  # the terminal may be gone
                 self._live.stop()
 
+    def _new_live(self) -> Any:
+        try:
+            from rich.console import Console, Group
+            from rich.live import Live
+            from rich.progress_bar import ProgressBar
+            from rich.table import Table
+            from rich.text import Text
+        except ImportError:
+            return None
+        console = Console(stderr=True, highlight=False)
+        if console.is_dumb_terminal:
+            return None
+
+        def drawn() -> Group:
+            done, (first, *rest) = self._drawn()
+            bar = ProgressBar(self._total, done, max(5, min(40, console.width - 34)))
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(bar, first)
+            return Group(grid, *map(Text, rest))
+
+        # Results go to stdout, whatever stderr is: only the latter's lines go above the bar.
+        options: Any = {"auto_refresh": False, "transient": True, "redirect_stdout": False}
+        return Live(get_renderable=drawn, console=console, **options)
+
     def _draw(self) -> None:
         ended = False
         while not ended:
@@ -96,6 +117,26 @@ class Display:
                     text = printable(self._above.popleft())
                     self._live.console.print(text, style="red", markup=False, emoji=False)
                 self._live.refresh()
+
+    def _drawn(self) -> tuple[int, list[str]]:
+        """What is shown live: how many are done, and lines of text."""
+        with self._lock:
+            now = self._monotonic()
+            rate = sum(now - time < WINDOW for time in self._times)
+            counts, states = Counter(self._counts), Counter(self._states.values())
+        done = counts.total()
+        left, finished = self._total - done, done - self._before
+        lines = [f"{done}/{self._total}  {rate}/min", _listed(counts)]
+        if finished and not states:
+            each = (now - self._began - self._paused) / finished
+            lines[0] += f"  {span(self._jobs.pauses(left) + left * each)} left"
+        if states:
+            lines.append(f"{self._jobs.under_way} under way: {_listed(states)}")
+        if self.stopping:
+            lines.append(_STOPPING)
+        elif self._resumes > now:
+            lines.append(_PAUSED.format(span(self._resumes - now)))
+        return done, [line for line in lines if line]
 
     def looked(self, job: Job) -> None:
         """A job that is being waited for was looked at."""
@@ -111,19 +152,25 @@ class Display:
         if now < self._resumes:
             self._paused += now - self._seen
         elif seconds > 1:
-            self._say(f"the rate limit is used up: going on in {span(seconds)}")
+            self._say(_PAUSED.format(span(seconds)))
         self._seen, self._resumes = now, now + seconds
 
     def finished(self, found: JobRecord) -> None:
         """A job is done with."""
-        name, job = found.name, found.row["process_id"]
+        job = found["process_id"]
         with self._lock:
             self._states.pop(job, None)
             self._times.append(self._monotonic())
-            self._counts[name] += 1
+            self._counts[found.name] += 1
             done = self._counts.total()
-        said = "" if found.ok else f"{name}: {found.row['message']}"
-        self._say(f"{done}/{self._total} job {job} {said or name}", above=said)
+        said = found.name if found.ok else f"{found.name}: {found['message']}"
+        self._say(f"{done}/{self._total} job {job} {said}")
+        if self._live is not None and not found.ok:
+            self._above.append(said)
+
+    def _say(self, text: str) -> None:
+        if self._live is None and not self._quiet:
+            note(text)
 
     def stop(self) -> None:
         """No further job is started. For a signal's handler: nothing that may be under way."""
@@ -149,59 +196,3 @@ class Display:
             f"{_listed(self._counts) or '0 cancelled'}\n"
             f"to go on: the same command again; {how}"
         )
-
-    def _say(self, text: str, *, above: str = "") -> None:
-        """A line where lines are the progress, and what belongs above what is live."""
-        if self._live is None and not self._quiet:
-            note(text)
-        elif above and self._live is not None:
-            self._above.append(above)
-
-    def _drawn(self) -> tuple[int, int, list[str]]:
-        """What is shown live: how many are done, of how many, and lines of text."""
-        with self._lock:
-            now = self._monotonic()
-            rate = sum(now - time < WINDOW for time in self._times)
-            counts, states = Counter(self._counts), Counter(self._states.values())
-        done = counts.total()
-        left, finished = self._total - done, done - self._before
-        lines = [f"{done}/{self._total}  {rate}/min", _listed(counts)]
-        if finished and not states:
-            each = (now - self._began - self._paused) / finished
-            lines[0] += f"  {span(self._jobs.pauses(left) + left * each)} left"
-        if states:
-            lines.append(f"{self._jobs.under_way} under way: {_listed(states)}")
-        if self.stopping:
-            lines.append(_STOPPING)
-        elif self._resumes > now:
-            lines.append(f"the rate limit is used up: going on in {span(self._resumes - now)}")
-        return done, self._total, [line for line in lines if line]
-
-
-def _live(drawn: Callable[[], tuple[int, int, list[str]]]) -> Any:
-    try:
-        from rich.console import Console, Group
-        from rich.live import Live
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        return None
-    console = Console(stderr=True, highlight=False)
-    if console.is_dumb_terminal:
-        return None
-
-    def draw() -> Group:
-        done, total, (first, *rest) = drawn()
-        grid = Table.grid(padding=(0, 1))
-        grid.add_row(ProgressBar(total, done, width=max(5, min(40, console.width - 34))), first)
-        return Group(grid, *map(Text, rest))
-
-    # Results go to stdout, whatever stderr is: only the latter's lines go above the bar.
-    return Live(
-        get_renderable=draw,
-        console=console,
-        auto_refresh=False,
-        transient=True,
-        redirect_stdout=False,
-    )
