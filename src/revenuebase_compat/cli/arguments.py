@@ -192,12 +192,9 @@ def _add_sandbox(command: _Command) -> None:
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The arguments; without a ``command`` where the help was printed instead.
+    """The arguments; ``run`` is the module and the function of the command.
 
-    ``run`` names the module of this package that has the command, and the function in it.
-
-    Raises:
-        SystemExit: the arguments are wrong, which was said.
+    Without a ``command`` the help is printed. Wrong arguments are said, and a ``SystemExit``.
     """
     parser = _Parser(
         prog="revenuebase-compat",

@@ -14,7 +14,7 @@ from revenuebase_compat.adopt.report import FATES, Report, prepare, read
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
-from .output import WRONG, OutputLost, columns, complain, note, printer, shortened, show
+from .output import WRONG, OutputLost, columns, complain, note, shortened, show
 
 STYLES = {"moved": "green", "followed": "yellow", "left": "red"}
 
@@ -41,24 +41,24 @@ def report(arguments: Namespace) -> int:
         ConfigurationError: there is no such file, or it is no report.
     """
     counts, unreadable = read(arguments.file)
-    say, room = printer(), columns()
+    room = columns()
     digits = len(str(max(counts.values(), default=0)))
     fates: Counter[str] = Counter()
     order = sorted(counts, key=lambda key: (key[0], FATES.index(key[1]), key[2]))
     for endpoint, keys in groupby(order, key=lambda key: key[0]):
-        say(_cut(endpoint, room), "bold")
+        show(_cut(endpoint, room), "bold")
         for key in keys:
             _, fate, site = key
             left = f"  {fate:<8}  {counts[key]:>{digits}}  "
             # On a terminal a site gives way, in its middle.
-            say(left + _cut(site, room - len(left)), STYLES[fate])
+            show(left + _cut(site, room - len(left)), STYLES[fate])
             fates[fate] += counts[key]
     told = ", ".join(f"{fates[fate]} {fate}" for fate in FATES if fates[fate])
-    say(f"in all: {told or 'none'}", "bold")
+    show(f"in all: {told or 'none'}", "bold")
     if fates["left"]:
-        say(f"{fates['left']} would fail in a rehearsal", "red")
+        show(f"{fates['left']} would fail in a rehearsal", "red")
     if unreadable:
-        say(f"lines that could not be read: {unreadable}", "red")
+        show(f"lines that could not be read: {unreadable}", "red")
     return 1 if fates["left"] else 0
 
 

@@ -107,24 +107,16 @@ class Batch:
         self.states: dict[int, JobStatus] = {}
         #: Why nothing more is started, where it was not Ctrl-C.
         self.why = ""
-        runtime, before = client.runtime, self.records.values()
-        self.display = Display(len(process_ids), before, runtime.monotonic, quiet=self.silent)
-        self.jobs = CancelJobs(
-            runtime._replace(settings=replace(client.settings, on_event=self.on_event)),
-            self.todo,
-            CONCURRENCY,
-            self.wait,
-            call_site(),
-            on_start=self.on_start,
-            on_status=self.on_status,
-            on_pause=self.display.paused,
-        )
+        runtime, before, total = client.runtime, self.records.values(), len(process_ids)
+        self.display = Display(before, total, runtime.monotonic, self.silent)
+        runtime = runtime._replace(settings=replace(client.settings, on_event=self.on_event))
+        hooks = (self.on_start, self.on_status, self.display.paused)
+        self.jobs = CancelJobs(runtime, self.todo, CONCURRENCY, self.wait, call_site(), *hooks)
 
     def run(self) -> int:
         """Cancel the jobs, and show what became of them; returns the exit code."""
-        if self.given.json:
-            for one in self.records.values():
-                self.attempt(show, json.dumps(one))
+        for one in self.records.values():
+            self.show_row(one)
         left = False
         try:
             with self.stoppable():
@@ -134,7 +126,10 @@ class Batch:
             left = True
         done = [self.records[one] for one in self.process_ids if one in self.records]
         rest = [one for one in self.process_ids if one not in self.records]
-        self.attempt(self.show_all, done, rest)
+        for job in rest:
+            self.show_row(unfinished(job, started=job in self.started))
+        if not self.given.json and not self.given.quiet:
+            self.attempt(self.show_table, done)
         if rest or not (self.single or self.given.quiet):
             note(self.display.summary(done, self.given.resume, self.why))
         if left:
@@ -165,10 +160,13 @@ class Batch:
             self.why = "the key was refused"
         self.attempt(self.journal.finished, one)
         self.display.finished(one)
+        self.show_row(one)
+        if self.silent and not one.ok and not self.given.json:
+            complain(one["message"], one.name)
+
+    def show_row(self, one: JobRecord) -> None:
         if self.given.json:
             self.attempt(show, json.dumps(one))
-        elif self.silent and not one.ok:
-            complain(one["message"], one.name)
 
     def attempt(self, write: Callable[..., object], *what: object) -> None:
         """Write to stdout or the journal; where that fails, nothing more is started."""
@@ -181,9 +179,9 @@ class Batch:
             if len(self.records) < len(self.process_ids):
                 self.stop()
 
-    def stop(self, *_signal: Any) -> None:
-        """Start no further job; a second Ctrl-C waits for none under way either."""
-        if _signal and self.display.stopping:
+    def stop(self, *interrupt: Any) -> None:
+        """Start no further job; a second Ctrl-C waits for none under way, either."""
+        if interrupt and self.display.stopping:
             raise KeyboardInterrupt
         self.jobs.stop()
         self.display.stop()
@@ -203,26 +201,20 @@ class Batch:
             if ours:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def show_all(self, done: Sequence[JobRecord], rest: Sequence[int]) -> None:
-        """What is shown at the end: the table, one sentence, or the objects that are missing."""
-        if self.given.json:
-            for job in rest:
-                show(json.dumps(unfinished(job, started=job in self.started)))
-        elif self.given.quiet:
-            return
-        elif not self.single or (done and not self.todo):
+    def show_table(self, done: Sequence[JobRecord]) -> None:
+        """The table, or one sentence of a single job; its error was said."""
+        if not self.single or (done and not self.todo):
             table(done)
         elif done and done[0].ok:
             show(self.sentence(done[0]))
 
     def sentence(self, row: JobRecord) -> str:
-        job = row["process_id"]
-        words, state = f"job {job} was cancelled before", ""
-        if route := "filename" in row and self.routes[job]:
-            name, state = printable(row["filename"]), row["current_status"]
-            words = f"job {job} ({name}) is {printable(state)}, by API {route}: "
-            words += explain(route, self.settings)
+        job, state = row["process_id"], row.get("current_status", "")
+        words = f"job {job} was cancelled before"
+        route = self.routes[job]
+        if state and route is not None:
+            name, why = printable(row["filename"]), explain(route, self.settings)
+            words = f"job {job} ({name}) is {printable(state)}, by API {route}: {why}"
         ended = self.states.get(job, JobStatus.of(state)) is JobStatus.CANCELLED
-        return (
-            words if ended or self.wait is None else f"{words}; it had not ended in {self.wait:g} s"
-        )
+        late = self.wait is not None and not ended
+        return f"{words}; it had not ended in {self.wait:g} s" if late else words

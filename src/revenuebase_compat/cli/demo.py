@@ -29,7 +29,7 @@ from revenuebase_compat.core.errors import CancelError
 from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
 
-from .output import printer
+from .output import show
 
 #: Seconds to read a chapter in.
 CHAPTER = 1.75
@@ -80,13 +80,12 @@ class Story:
     def __init__(self, sandbox: Sandbox, sleep: Callable[[float], object]) -> None:
         self._sandbox = sandbox
         self._sleep = sleep
-        self._say = printer()
         self._notices = BufferingHandler(1000)
         self._as_told = True
 
     def tell(self) -> bool:
         """Tell it; returns whether everything came out as told."""
-        self._say(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold")
+        show(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold")
         self._row(f"{'you call':<15} {'the sandbox sees':<24}", "answers", "you get")
         getLogger("revenuebase_compat").addHandler(self._notices)
         try:
@@ -95,7 +94,7 @@ class Story:
         finally:
             getLogger("revenuebase_compat").removeHandler(self._notices)
         end = "everything" if self._as_told else "NOT everything"
-        self._say(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold")
+        show(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold")
         return self._as_told
 
     def _chapters(self, folder: Path) -> None:
@@ -124,18 +123,18 @@ class Story:
         self._script(script, 45, "998 credits", *SERVED, report=report)
         counts = read(report)[0]
         moved = sum(count for (_, fate, _), count in counts.items() if fate == "moved")
-        self._say(f"  its report: {moved} of {counts.total()} requests moved to v2", "")
+        show(f"  its report: {moved} of {counts.total()} requests moved to v2")
 
         self._chapter("2026-07-07", "an answer is lost: asked again, then the status is read")
         self._sandbox.drop("v2")
         self._call(46, "no answer, 400, 200: CANCELLING, v2 (SUNSET)")
-        self._say(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}", "")
+        show(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}")
 
     def _chapter(self, day: str, title: str) -> None:
         if self._sandbox.requests and sys.stdout.isatty():
             self._sleep(CHAPTER)
         self._sandbox.now = parse_date(day)
-        self._say(f"\n{day}  {title}", "bold")
+        show(f"\n{day}  {title}", "bold")
 
     def _call(self, job: int, told: str, **settings: Any) -> None:
         """Make a call, show it, and compare it with what was told."""
@@ -173,7 +172,7 @@ class Story:
             command, env=environ, capture_output=True, text=True, timeout=60
         )
         lines, words = done.stdout.splitlines(), done.stderr.strip()
-        self._say(f"  {script.name} {job}", "")
+        show(f"  {script.name} {job}")
         for one, line in zip_longest(self._sandbox.requests[begun:], lines):
             # A script's calls have no name, and need the room for their paths.
             request, answer = (f"{one.method} {one.path}", _answer(one)) if one else ("", "")
@@ -183,19 +182,19 @@ class Story:
 
     def _row(self, left: str, answer: str, got: str) -> None:
         style = "green" if got.startswith("CANCELLING") else ""
-        self._say(f"  {left} {answer:<10} {got}".rstrip(), style)
+        show(f"  {left} {answer:<10} {got}".rstrip(), style)
 
     def _quote(self, *texts: str) -> None:
         for text in filter(None, texts):
             lines = textwrap.fill(text, 74, break_on_hyphens=False)
-            self._say(textwrap.indent(lines, "    "), "yellow")
+            show(textwrap.indent(lines, "    "), "yellow")
 
     def _compare(self, job: int, came: str, told: str) -> None:
         # The sandbox's own books must agree with what the caller got.
         cancelled = self._sandbox.jobs[job].status == "CANCELLING"
         if came != told or cancelled != ("CANCELLING" in told):
             self._as_told = False
-            self._say(f"  NOT as told: {told}", "red")
+            show(f"  NOT as told: {told}", "red")
 
 
 def _answer(one: RecordedRequest) -> str:

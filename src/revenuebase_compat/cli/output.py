@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from .journal import JobRecord
@@ -65,24 +66,33 @@ def columns() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
-def show(text: str) -> None:
-    """Lines of the result.
+def show(text: str, style: str = "") -> None:
+    """Lines of the result; in a style, where stdout is a terminal and rich is installed.
 
     Raises:
         OutputLost: they could not be written.
     """
-    _write_stdout(lambda: print(_lines(text), flush=True))
+    try:
+        console = _console(sys.stdout) if style else None
+        if console is None:
+            print(_lines(text), flush=True)
+        else:
+            console.print(_lines(text), style=style)
+    except (OSError, ValueError) as error:
+        _drop(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise OutputLost from None
+        raise OutputLost(f"stdout: {getattr(error, 'strerror', None) or error}") from None
 
 
-def printer() -> Callable[[str, str], object]:
-    """As ``show``, in a style where stdout is a terminal and rich is installed."""
-    if sys.stdout.isatty():
+@lru_cache(1)
+def _console(stdout: TextIO) -> Any:
+    if stdout.isatty():
         with suppress(ImportError):
             from rich.console import Console
 
-            out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-            return lambda text, style: _write_stdout(lambda: out.print(_lines(text), style=style))
-    return lambda text, _style: show(text)
+            return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return None
 
 
 def note(text: str) -> None:
@@ -114,36 +124,24 @@ def table(records: Iterable[JobRecord]) -> None:
     for name, width in widths.items():
         align = str.rjust if name in ("job", "attempts") else str.ljust
         aligned.append([align(shortened(text, width), width) for text in cells[name]])
-    say = printer()
     styles = ["bold", *("green" if record.ok else "red" for record in chosen)]
     for style, *row in zip(styles, *aligned, strict=True):
-        say("  ".join(row), style)
+        show("  ".join(row), style)
 
 
 def _fit(widths: dict[str, int], room: int) -> None:
     """File names are shortened in their middle, then columns are left out; the rest stays whole."""
-
-    def beyond() -> int:
-        return sum(widths.values()) + 2 * (len(widths) - 1) - room
-
-    widths["file"] = max(widths["file"] - max(beyond(), 0), min(widths["file"], 8))
+    beyond = sum(widths.values()) + 2 * (len(widths) - 1) - room
+    shorter = max(widths["file"] - max(beyond, 0), min(widths["file"], 8))
+    beyond -= widths["file"] - shorter
+    widths["file"] = shorter
     for name in OPTIONAL:
-        if beyond() > 0:
-            del widths[name]
+        if beyond > 0:
+            beyond -= widths.pop(name) + 2
 
 
 def _lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
-
-
-def _write_stdout(write: Callable[[], object]) -> None:
-    try:
-        write()
-    except (OSError, ValueError) as error:
-        _drop(sys.stdout)
-        if isinstance(error, BrokenPipeError):
-            raise OutputLost from None
-        raise OutputLost(f"stdout: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _drop(stream: TextIO) -> None:

@@ -41,12 +41,7 @@ class Display:
     """Progress on stderr while jobs finish: with rich on a terminal live, else a line a job."""
 
     def __init__(
-        self,
-        total: int,
-        before: Iterable[JobRecord],
-        monotonic: Callable[[], float],
-        *,
-        quiet: bool,
+        self, before: Iterable[JobRecord], total: int, monotonic: Callable[[], float], quiet: bool
     ) -> None:
         self.stopping = False
         self._total, self._monotonic, self._quiet = total, monotonic, quiet
