@@ -142,7 +142,7 @@ class Batch:
 
     def on_start(self, process_id: JobId) -> None:
         self.started.add(process_id)
-        self.attempt(self.journal.started, process_id)
+        self.attempt(self.journal.write, "started", process_id=process_id)
 
     def on_status(self, job: Job) -> None:
         self.states[job.process_id] = job.status
@@ -158,7 +158,7 @@ class Batch:
         one = self.records[job] = finished(outcome, self.routes.get(job))
         if isinstance(outcome.error, STOP_ON):
             self.why = "the key was refused"
-        self.attempt(self.journal.finished, one)
+        self.attempt(self.journal.write, "done", process_id=job, final=one.final, row=one)
         self.display.finished(one)
         self.show_row(one)
         if self.silent and not one.ok and not self.given.json:
@@ -168,10 +168,10 @@ class Batch:
         if self.given.json:
             self.attempt(show, json.dumps(one))
 
-    def attempt(self, write: Callable[..., object], *what: object) -> None:
+    def attempt(self, write: Callable[..., object], *what: object, **facts: object) -> None:
         """Write to stdout or the journal; where that fails, nothing more is started."""
         try:
-            write(*what)
+            write(*what, **facts)
         except (OutputLost, ConfigurationError) as error:
             if str(error) and not self.why:
                 complain(str(error))

@@ -129,7 +129,7 @@ class Journal:
             self._refuse(f"line {number} is not of a journal: give another file, or a new name")
         file.truncate(len(text) - len(torn))
         if not lines:
-            self._write({"event": "opened", "base_url": self._base_url})
+            self.write("opened", base_url=self._base_url)
 
     def _replay(self, entry: dict[str, Any], number: int) -> None:
         event = entry["event"]
@@ -148,28 +148,20 @@ class Journal:
         else:
             raise ValueError
 
-    def started(self, process_id: object) -> None:
-        """Write down that a job is about to be sent."""
-        self._write({"event": "started", "process_id": process_id})
-
-    def finished(self, record: JobRecord) -> None:
-        """Write down what became of a job."""
-        job, final = record["process_id"], record.final
-        self._write({"event": "done", "process_id": job, "final": final, "row": record})
-
-    def _write(self, entry: dict[str, Any]) -> None:
+    def write(self, event: str, **facts: object) -> None:
+        """Note that a job is about to be sent (``started``), or what became of it (``done``)."""
         if self._file is not None:
             try:
-                self._file.write(json.dumps(entry).encode() + b"\n")
+                self._file.write(json.dumps({"event": event, **facts}).encode() + b"\n")
                 self._file.flush()  # what a full disk refuses is tried again with the next line
             except OSError as error:
                 self._refuse(error.strerror or str(error))
-
-    def _refuse(self, why: str) -> NoReturn:
-        raise ConfigurationError(f"--resume {self._path}: {why}") from None
 
     def close(self) -> None:
         """Close the file, which unlocks it."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise ConfigurationError(f"--resume {self._path}: {why}") from None
