@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from difflib import get_close_matches
 from importlib import metadata
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -35,18 +35,15 @@ from .output import show
 
 SDK = "revenuebase-sdk"
 
-Severity = Literal["ok", "note", "problem"]
-
 
 class Finding(NamedTuple):
-    """One thing the doctor saw: a ``problem`` needs a hand, a ``note`` an eye, ``ok`` neither."""
+    """One thing the doctor saw."""
 
-    severity: Severity
-    about: Literal["setting", "route", "package", "patch"]
+    severity: str  #: ``problem`` needs a hand, ``note`` an eye, ``ok`` neither
+    about: str  #: ``setting``, ``route``, ``package`` or ``patch``
     name: str
     value: str
-    #: Where the value comes from, or what it means.
-    note: str = ""
+    note: str = ""  #: where the value comes from, or what it means
 
 
 def doctor(arguments: Namespace) -> int:
@@ -65,33 +62,33 @@ def report(environ: Mapping[str, str], now: datetime) -> list[Finding]:
     found = [*(_setting(*setting, environ) for setting in VARIABLES.items()), *_unknown(environ)]
     if all(item.severity != "problem" for item in found):
         found.append(_route(Settings.from_env(environ), now))
-    return [*found, *_sdk(), *_patches(environ), *_libraries()]
+    return [*found, *_sdk(), *_patches(environ)]
 
 
 def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
     given = environ.get(variable, "").strip()
     origin = variable if given else "default"
-    severity: Severity = "ok"
     try:
         # One at a time, so that every wrong one is seen.
         settings = Settings.from_env({variable: environ[variable]} if given else {})
     except ConfigurationError as error:
         return Finding("problem", "setting", name, "unusable", str(error))
     value = getattr(settings, name)
-    shown = _shown(value)
     if name == "api_key":
-        shown = "present, stripped of white space" if settings.stripped_key else "present"
-        severity = "note" if settings.stripped_key else "ok"
         if value is None:
-            severity, shown, origin = "note", "missing", "run can do without it"
-    elif name == "base_url" and value != DEFAULT_BASE_URL:
-        severity, origin = "note", f"{origin}; not the vendor's"
+            return Finding("note", "setting", name, "missing", "run can do without it")
+        if settings.stripped_key:
+            return Finding("note", "setting", name, "present, stripped of white space", origin)
+        return Finding("ok", "setting", name, "present", origin)
+    remark = ""
+    if name == "base_url" and value != DEFAULT_BASE_URL:
+        remark = "; not the vendor's"
     elif name in ("v2_flag", "on_event") and value is not None:
         try:
             flags.resolve(name, value)
         except ConfigurationError as error:
-            severity, origin = "note", f"{origin}; here {error}"
-    return Finding(severity, "setting", name, shown, origin)
+            remark = f"; here {error}"
+    return Finding("note" if remark else "ok", "setting", name, _shown(value), origin + remark)
 
 
 def _shown(value: Any) -> str:
@@ -128,14 +125,13 @@ def _route(settings: Settings, now: datetime) -> Finding:
     except StopIteration as decided:
         route: Route = decided.value
     else:
-        rest = f"where it has no opinion, {share:g} % of the jobs go to v2"
-        words = f"v2_flag decides; {rest}"
+        words = f"v2_flag decides; where it has no opinion, {share:g} % of the jobs go to v2"
         return Finding("note", "route", "today", "v1 or v2 (FLAG)", words)
     value = str(route)
     if route.reason in (RouteReason.ROLLOUT, RouteReason.DEFAULT) and 0 < share < 100:
         value = f"v2 (ROLLOUT) for {share:g} % of the jobs, else v1 (DEFAULT)"
         route = Route(V1, RouteReason.DEFAULT)
-    severity: Severity = "ok"
+    severity = "ok"
     if route.version is V1:
         severity = "problem" if now >= settings.v1_sunset else "note"
     return Finding(severity, "route", "today", value, explain(route, settings))
@@ -146,8 +142,7 @@ def _sdk() -> Iterator[Finding]:
     version = _installed(SDK)
     if version is None:
         return
-    severity: Severity = "ok"
-    words = []
+    words, severity = [], "ok"
     if version < DROPPED["v1"]:
         severity = "note" if start.is_active() else "problem"
         left = ", ".join(one.call for one in ENDPOINTS if one.successor is None)
@@ -163,32 +158,23 @@ def _sdk() -> Iterator[Finding]:
 
 
 def _patches(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What is in force in this environment, and what would be."""
+    """What is in force in this environment, and the HTTP libraries that ``run`` would patch."""
     flag, file = environ.get(start.FLAG, ""), pth_file()
-    severity: Severity = "ok"
+    severity, words = "ok", "nothing is patched here"
     if start.is_active():
         words = "v1 requests of this process are moved"
-    elif flag in start.OFF:
-        words = "nothing is patched here"
-    else:
-        severity = "problem"
-        words = "set, but nothing is patched here: the command runs in another Python"
+    elif flag not in start.OFF:
+        severity, words = "problem", f"set, but {words}: the command runs in another Python"
     yield Finding(severity, "patch", start.FLAG, flag or "unset", words)
     yield Finding("ok", "patch", ".pth", "installed" if file.exists() else "none", str(file))
-
-
-def _libraries() -> Iterator[Finding]:
-    """The HTTP libraries that are installed, by the table that ``run`` patches by."""
     for distribution, supported, *_ in LIBRARIES.values():
         version = _installed(distribution)
-        if version is None or distribution == SDK:
-            continue
-        severity: Severity = "ok"
-        words = "within reach of run"
-        if not SpecifierSet(supported).contains(version, prereleases=True):
-            severity = "note"
-            words = f"run is tested with {supported}: its requests may pass unmoved"
-        yield Finding(severity, "patch", distribution, str(version), words)
+        if version is not None and distribution != SDK:
+            severity, words = "ok", "within reach of run"
+            if not SpecifierSet(supported).contains(version, prereleases=True):
+                severity = "note"
+                words = f"run is tested with {supported}: its requests may pass unmoved"
+            yield Finding(severity, "patch", distribution, str(version), words)
 
 
 def _installed(distribution: str) -> Version | None:
