@@ -98,11 +98,10 @@ def _whole(what: str, most: int, text: str) -> int:
 
 
 def _date(text: str) -> datetime:
-    try:
+    with suppress(ValueError):
         return parse_date(text)
-    except ValueError:
-        right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
-        raise ArgumentTypeError(f"{text!r} is no date: {right}") from None
+    right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
+    raise ArgumentTypeError(f"{text!r} is no date: {right}")
 
 
 _port, _count = partial(_whole, "port", 65_535), partial(_whole, "count", 999_999_999)

@@ -14,7 +14,7 @@ from revenuebase_compat.adopt.report import FATES, Report, prepare, read
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
-from .output import WRONG, OutputLost, columns, complain, note, shortened, show
+from .output import WRONG, OutputLost, columns, complain, note, printable, shortened, show
 
 STYLES = {"moved": "green", "followed": "yellow", "left": "red"}
 
@@ -46,13 +46,13 @@ def report(arguments: Namespace) -> int:
     fates: Counter[str] = Counter()
     order = sorted(counts, key=lambda key: (key[0], FATES.index(key[1]), key[2]))
     for endpoint, keys in groupby(order, key=lambda key: key[0]):
-        show(_cut(endpoint, room), "bold")
-        for key in keys:
-            _, fate, site = key
-            left = f"  {fate:<8}  {counts[key]:>{digits}}  "
+        show(shortened(printable(endpoint), room), "bold")
+        for _, fate, site in keys:
+            number = counts[endpoint, fate, site]
+            left = f"  {fate:<8}  {number:>{digits}}  "
             # On a terminal a site gives way, in its middle.
-            show(left + _cut(site, room - len(left)), STYLES[fate])
-            fates[fate] += counts[key]
+            show(left + shortened(printable(site), room - len(left)), STYLES[fate])
+            fates[fate] += number
     told = ", ".join(f"{fates[fate]} {fate}" for fate in FATES if fates[fate])
     show(f"in all: {told or 'none'}", "bold")
     if fates["left"]:
@@ -60,10 +60,6 @@ def report(arguments: Namespace) -> int:
     if unreadable:
         show(f"lines that could not be read: {unreadable}", "red")
     return 1 if fates["left"] else 0
-
-
-def _cut(text: str, room: int) -> str:
-    return shortened("".join(char if char.isprintable() else "?" for char in text), room)
 
 
 def gateway(arguments: Namespace) -> int:
