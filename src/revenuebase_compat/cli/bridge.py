@@ -35,11 +35,7 @@ def pth(arguments: Namespace) -> int:
 
 
 def report(arguments: Namespace) -> int:
-    """Print the table of a report; 1 if something was left to v1, else 0.
-
-    Raises:
-        ConfigurationError: there is no such file, or it is no report.
-    """
+    """Print the table of a report; 1 if something was left to v1, else 0."""
     counts, unreadable = read(arguments.file)
     room = columns()
     digits = len(str(max(counts.values(), default=0)))
@@ -63,19 +59,17 @@ def report(arguments: Namespace) -> int:
 
 
 def gateway(arguments: Namespace) -> int:
-    """Serve until Ctrl-C.
-
-    Raises:
-        ConfigurationError: an option is wrong, or the address cannot be told on stdout.
-    """
+    """Serve until Ctrl-C, once the address has been told on stdout."""
     import logging
 
     from revenuebase_compat.adopt.gateway import serve
 
     def on_ready(address: str) -> None:
-        plain = address.startswith("unix:")  # which is no base URL
+        is_url = not address.startswith("unix:")
         try:
-            show(f"# listening on {address}" if plain else f"export REVENUEBASE_BASE_URL={address}")
+            show(
+                f"export REVENUEBASE_BASE_URL={address}" if is_url else f"# listening on {address}"
+            )
         except OutputLost as error:
             raise _no_stdout(str(error) or "its reader went away") from None
         note(f"forwarding to {arguments.upstream} until Ctrl-C")

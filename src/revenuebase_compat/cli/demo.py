@@ -72,10 +72,7 @@ def demo(arguments: Namespace) -> int:
 
 
 class Story:
-    """Six chapters, told on stdout, with a sandbox that holds the jobs 1 to 99.
-
-    ``sleep`` waits seconds: for the client's retries, and on a terminal for the reader.
-    """
+    """Six chapters, told on stdout, with a sandbox that holds the jobs 1 to 99."""
 
     def __init__(self, sandbox: Sandbox, sleep: Callable[[float], object]) -> None:
         self._sandbox = sandbox

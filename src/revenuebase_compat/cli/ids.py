@@ -30,10 +30,7 @@ def read_ids(text: str, source: str) -> list[int]:
 
     A column's name may be in any case, with blanks or hyphens (``Process ID``); ``,``, ``;`` and
     tabs part columns, and what a first line ``sep=`` names. Blank lines are skipped, and lines that
-    begin with ``#``.
-
-    Raises:
-        ConfigurationError: names the bad lines by their numbers, at most ``NAMED`` of them.
+    begin with ``#``. A ``ConfigurationError`` names up to ``NAMED`` bad lines by their numbers.
     """
     # Not splitlines(), which also splits at characters that JSON may hold.
     lines = enumerate(io.StringIO(text, newline=None), 1)

@@ -15,7 +15,6 @@ from revenuebase_compat.core.routes import Route
 
 #: How each line of a journal begins.
 _BEGIN = b'{"event": "'
-
 #: Errors that another try would end in as well.
 _FINAL = ("AlreadyCancelledError", "NotCancellableError", "JobNotFoundError")
 
@@ -86,8 +85,7 @@ class Journal:
     and found cancelled already they count as done. The first line names the server, whose jobs
     these are; the file is locked as long as it is open. Without a path nothing is kept.
 
-    Raises:
-        ConfigurationError: the file cannot be used: it is in use, another server's, or no journal.
+    A file that is in use, of another server, or no journal is a ``ConfigurationError``.
     """
 
     def __init__(self, path: str | None, base_url: str) -> None:

@@ -69,8 +69,7 @@ def columns() -> int:
 def show(text: str, style: str = "") -> None:
     """Lines of the result; in a style, where stdout is a terminal and rich is installed.
 
-    Raises:
-        OutputLost: they could not be written.
+    Raises ``OutputLost`` where they could not be written.
     """
     try:
         console = _console(sys.stdout) if style else None
@@ -110,11 +109,7 @@ def complain(text: str, who: str = "revenuebase-compat") -> None:
 
 
 def table(records: Iterable[JobRecord]) -> None:
-    """All jobs on stdout, those not cancelled last; on a terminal as wide as that, in colour.
-
-    Raises:
-        OutputLost: it could not be written.
-    """
+    """``show`` all jobs, those not cancelled last; on a terminal as wide as that, in colour."""
     chosen = sorted(records, key=lambda record: not record.ok)
     rows = [COLUMNS, *(map(printable, record.cells) for record in chosen)]
     cells = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))

@@ -52,8 +52,7 @@ class Display:
         self._times: deque[float] = deque(maxlen=10_000)
         self._states: dict[int, str] = {}
         self._live: Any = None
-        #: Lines to be drawn above what is live.
-        self._above: deque[str] = deque()
+        self._above: deque[str] = deque()  # lines to be drawn above what is live
         self._ended = threading.Event()
         # The jobs' threads call as well, and so does the one that draws.
         self._lock = threading.Lock()
@@ -177,17 +176,16 @@ class Display:
     def summary(self, records: Iterable[JobRecord], resume: str | None, why: str) -> str:
         """What is done, what is not and ``why``, and how to go on."""
         done, took = self._counts.total(), span(self._monotonic() - self._began)
+        counts, under_way = _listed(self._counts), self._jobs.under_way
         if done == self._total:
             earlier = f" ({self._before} by an earlier run)" if self._before else ""
-            text = f"{done} jobs in {took}: {_listed(self._counts)}{earlier}"
             again = sum(not found.final for found in records)
-            return text + (f"\nworth another try: {again}, by the same command" if again else "")
-        under_way = self._jobs.under_way
+            more = f"\nworth another try: {again}, by the same command" if again else ""
+            return f"{done} jobs in {took}: {counts}{earlier}{more}"
         left = f"{under_way} left under way, " if under_way else ""
         how = f"{resume} tells what is done" if resume else "best with --resume JOURNAL"
         return (
             f"stopped after {took} with {done} of {self._total} jobs done, "
             f"{left}{self._total - done - under_way} not started{why and ': ' + why}\n"
-            f"{_listed(self._counts) or '0 cancelled'}\n"
-            f"to go on: the same command again; {how}"
+            f"{counts or '0 cancelled'}\nto go on: the same command again; {how}"
         )
