@@ -22,10 +22,9 @@ from revenuebase_compat.core.decoding import (
     read_job,
     unpack,
 )
-from revenuebase_compat.core.endpoints import CANCEL, STATUS
+from revenuebase_compat.core.endpoints import CANCEL, REQUESTS, STATUS, Request
 from revenuebase_compat.core.models import Job, JobStatus
-from revenuebase_compat.core.protocol import REQUESTS, Request
-from revenuebase_compat.core.versions import V1, V2
+from revenuebase_compat.core.routes import V1, V2
 
 JOB = 42
 FIELDS: dict[str, Any] = {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from revenuebase_compat.core.rate_limit import WINDOW
+from revenuebase_compat.core.many import WINDOW
 
 from .output import note, printable
 

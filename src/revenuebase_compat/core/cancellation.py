@@ -21,22 +21,20 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import errors, responses
-from .calls import CallContext, now_of
+from .calls import CallContext, NoticeKind, now_of
 from .decoding import AttemptOutcome, NoResponse, Response, cut_short, read_job
-from .endpoints import CANCEL, STATUS, Endpoint
-from .events import CancelEvent
+from .endpoints import CANCEL, REQUESTS, STATUS, Endpoint, Request
 from .failures import FailingCall
 from .models import CancelResult, Job, JobStatus
-from .notices import NoticeKind
-from .protocol import REQUESTS, Request
 from .responses import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
-from .routes import V1_GONE, V2_MISSING, Route
+from .routes import V1, V1_GONE, V2_MISSING, Route
 from .routing import EvaluateFlag, may_leave_v1, may_return_to_v1
 from .settings import check_already_cancelled
-from .versions import V1
 
 if TYPE_CHECKING:
     from packaging.version import Version
+
+    from .events import CancelEvent
 
 BACKOFF_BASE = 0.5
 BACKOFF_CAP = 8.0

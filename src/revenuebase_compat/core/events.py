@@ -1,4 +1,7 @@
-"""What is told of a finished call (pure data)."""
+"""What the callables of the settings are given (pure data): ``v2_flag`` and ``on_event``.
+
+Imported only where one is set.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .routes import Route
+    from datetime import datetime
+
+    from .routes import Phase, Route
+
+
+@dataclass(frozen=True, slots=True)
+class RouteContext:
+    """What a flag is told about the job it decides on.
+
+    Attributes:
+        process_id: the job; ``None`` for somebody else's request that names none.
+        now: the time of the decision (aware).
+        sunset: when v1 ends, by the settings (aware).
+        phase: where v1 stands in its life at ``now``.
+        share: the rollout's share at ``now``, in percent.
+    """
+
+    process_id: int | None
+    now: datetime
+    sunset: datetime
+    phase: Phase
+    share: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from operator import index
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from .errors import CancelError, ConfigurationError, InvalidProcessIdError, shown
+from .errors import ConfigurationError, InvalidProcessIdError, shown
 
 if TYPE_CHECKING:
     from .routes import Route
@@ -90,36 +90,6 @@ class CancelResult(Job):
             "attempts": self.attempts,
             **({"extra": self.extra} if self.extra else {}),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class JobCancelled:
-    """One of many jobs, which was cancelled."""
-
-    process_id: int
-    result: CancelResult
-    error: None = None
-    ok: ClassVar[Literal[True]] = True
-
-
-@dataclass(frozen=True, slots=True)
-class JobFailed:
-    """One of many jobs, which was not cancelled by this call, as far as is known: see ``error``.
-
-    That is an error of this library's own, or a ``CancelError`` that names what came in between (a
-    warning made an error, say, or a ``sleep`` that raised) with the call's ``attempts`` and
-    ``outcome_unknown``.
-    """
-
-    process_id: int | str
-    error: CancelError
-    result: None = None
-    ok: ClassVar[Literal[False]] = False
-
-
-#: What became of one of many jobs. ``ok`` tells the two apart, for type checkers as well (pyright
-#: wants ``outcome.ok is True``, or ``outcome.error is None``).
-JobOutcome = JobCancelled | JobFailed
 
 
 def check_process_id(value: object) -> int:

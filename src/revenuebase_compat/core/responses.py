@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .dates import parse_http_date
@@ -113,11 +114,8 @@ def _moment(text: str) -> datetime | None:
         return None
 
 
-class Announcement(NamedTuple):
-    """What the server says of its version's end, in headers."""
-
-    sunset: datetime | None
-    successor: str | None
+#: The end of the server's version, and the successor that it names.
+Announcement = tuple[datetime | None, str | None]
 
 
 def announcement(response: Response) -> Announcement | None:
@@ -125,17 +123,23 @@ def announcement(response: Response) -> Announcement | None:
 
     Since when the version is deprecated is not kept: nothing depends on it.
     """
-    sunset = parse_http_date(response.header(b"sunset") or "")
-    since = response.header(b"deprecation") or ""
-    deprecated = _moment(since[1:]) if since.startswith("@") else None
-    link = re.search(
+    names = (b"sunset", b"deprecation", b"link")
+    said = [response.header(name) or "" for name in names]
+    return _announced(*said) if any(said) else None
+
+
+@lru_cache(16)  # a server says the same in each answer
+def _announced(sunset: str, deprecation: str, link: str) -> Announcement | None:
+    ends = parse_http_date(sunset)
+    deprecated = _moment(deprecation[1:]) if deprecation.startswith("@") else None
+    successor = re.search(
         r'<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?[^"<>,;]{0,100}\bsuccessor-version\b',
-        response.header(b"link") or "",
+        link,
         re.IGNORECASE,
     )
-    if not (sunset or deprecated or link):
+    if not (ends or deprecated or successor):
         return None
-    return Announcement(sunset, readable(link[1]) if link else None)
+    return ends, readable(successor[1]) if successor else None
 
 
 class ErrorBody(NamedTuple):

@@ -18,11 +18,10 @@ from urllib.parse import urlsplit
 
 from .dates import parse_date
 from .errors import ConfigurationError, shown
-from .versions import V1, V1_SUNSET, V2
+from .routes import V1, V1_SUNSET, V2
 
 if TYPE_CHECKING:
-    from .events import CancelEvent
-    from .routes import RouteContext
+    from .events import CancelEvent, RouteContext
 
 DEFAULT_BASE_URL = "https://api.revenuebase.ai"
 

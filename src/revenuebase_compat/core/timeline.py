@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from .errors import ApiVersionRetiredError
-from .routes import Route
+from .routes import Phase, Route, phase
 from .routing import decide
 from .settings import Settings
-from .versions import Phase, phase
 
 #: Jobs that are decided on for each period, so that shares are shown as they fall.
 SAMPLE = range(1, 10_001)

@@ -1,4 +1,4 @@
-"""Pacing many calls by what the answers say of the rate limit (pure; never by guess alone)."""
+"""Many jobs (pure): what became of each, and their pacing by what the answers say of the limit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from . import responses
 from .calls import CallContext
 from .cancellation import Flow, SendRequest, Sleep
 from .decoding import AttemptOutcome, Response
-from .errors import RateLimitError
+from .errors import CancelError, RateLimitError
+from .models import CancelResult
 
 #: Seconds that ``X-RateLimit-Limit`` counts (published); only the time left is reckoned with it.
 WINDOW = 60.0
@@ -24,6 +25,36 @@ SLICE = 0.25
 
 #: How often a job that was refused for limiter, as others use the key too, is begun again.
 REFUSALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancelled:
+    """One of many jobs, which was cancelled."""
+
+    process_id: int
+    result: CancelResult
+    error: None = None
+    ok: ClassVar[Literal[True]] = True
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """One of many jobs, which was not cancelled by this call, as far as is known: see ``error``.
+
+    That is an error of this library's own, or a ``CancelError`` that names what came in between (a
+    warning made an error, say, or a ``sleep`` that raised) with the call's ``attempts`` and
+    ``outcome_unknown``.
+    """
+
+    process_id: int | str
+    error: CancelError
+    result: None = None
+    ok: ClassVar[Literal[False]] = False
+
+
+#: What became of one of many jobs. ``ok`` tells the two apart, for type checkers as well (pyright
+#: wants ``outcome.ok is True``, or ``outcome.error is None``).
+JobOutcome = JobCancelled | JobFailed
 
 
 class RateLimiter:
