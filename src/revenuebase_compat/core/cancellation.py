@@ -18,11 +18,12 @@ decided here and nowhere else; ``failures`` words the errors.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import errors, responses
 from .calls import CallContext, NoticeKind, now_of
-from .decoding import AttemptOutcome, NoResponse, Response, cut_short, read_job
+from .decoding import AttemptOutcome, NoResponse, Response, Unusable, cut_short, read_job
 from .endpoints import CANCEL, REQUESTS, STATUS, Endpoint, Request
 from .failures import FailingCall
 from .models import CancelResult, Job, JobStatus
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
     from .events import CancelEvent
 
-BACKOFF_BASE = 0.5
-BACKOFF_CAP = 8.0
+#: Seconds before a second attempt, at most, doubled with each further one up to the cap.
+BACKOFF_BASE, BACKOFF_CAP = 0.5, 8.0
 
 #: Seconds between two looks at a job that is being waited for: the first, and the most.
 POLL_FIRST, POLL_MOST = 0.5, 10.0
@@ -97,7 +98,7 @@ def cancel(
     """
     if already_cancelled is not None:
         check_already_cancelled(already_cancelled)
-    call = _Call(context, process_id, CANCEL, already_cancelled)
+    call = _Call(context, process_id, already_cancelled=already_cancelled)
     outcome, facts = "interrupted", {}
     try:
         answer = yield from call.send()
@@ -133,12 +134,9 @@ def get_job(context: CallContext, process_id: int) -> Steps[Job]:
     """
     call = _Call(context, process_id, STATUS)
     answer = yield from call.send()
-    if isinstance(answer, Response):
-        if answer.status == 400:
-            raise call.error(errors.JobNotFoundError, answer)
-        if 200 <= answer.status < 300:
-            return call.job_or_raise(answer)
-    raise call.failed(answer)
+    if isinstance(answer, Response) and answer.status == 400:
+        raise call.error(errors.JobNotFoundError, answer)
+    return call.job_or_raise(answer)
 
 
 class _Call(FailingCall):
@@ -148,7 +146,7 @@ class _Call(FailingCall):
         self,
         context: CallContext,
         process_id: int,
-        endpoint: Endpoint,
+        endpoint: Endpoint = CANCEL,
         already_cancelled: str | None = None,
     ) -> None:
         super().__init__(context, process_id, endpoint)
@@ -229,34 +227,29 @@ class _Call(FailingCall):
             return None
         if self.version is V1:
             missing = answer.status in MISSING and may_leave_v1(self.settings)
-            if self.retired(answer) or missing:
-                return V1_GONE
-        elif answer.status in MISSING and may_return_to_v1(self.settings, self.now):
-            return V2_MISSING
-        return None
+            return V1_GONE if self.retired(answer) or missing else None
+        missing = answer.status in MISSING and may_return_to_v1(self.settings, self.now)
+        return V2_MISSING if missing else None
 
     def result_or_raise(self, answer: AttemptOutcome) -> Flow:
-        if isinstance(answer, Response):
-            if answer.status == 400:
-                return (yield from self.resolve_400(answer))
-            if 200 <= answer.status < 300:
-                return self.result(self.job_or_raise(answer, outcome_unknown=True))
-        raise self.failed(answer)
+        if isinstance(answer, Response) and answer.status == 400:
+            return (yield from self.resolve_400(answer))
+        return self.result(self.job_or_raise(answer, outcome_unknown=True))
 
-    def failed(self, answer: AttemptOutcome) -> errors.CancelError:
-        """The error for an answer that is neither 2xx nor 400, or for none."""
-        if isinstance(answer, Response) and self.version is V1 and _is_missing(V1, answer):
-            self.notify(NoticeKind.FAILED, answer)
-        return self.failure(answer, now_of(self.context))
-
-    def job_or_raise(self, answer: Response, *, outcome_unknown: bool = False) -> Job:
-        job = read_job(answer, self.process_id)
-        if isinstance(job, Job):
-            return job
+    def job_or_raise(self, answer: AttemptOutcome, *, outcome_unknown: bool = False) -> Job:
+        """The job of an answer that is not 400."""
+        if isinstance(answer, NoResponse) or not 200 <= answer.status < 300:
+            if isinstance(answer, Response) and self.version is V1 and _is_missing(V1, answer):
+                self.notify(NoticeKind.FAILED, answer)
+            raise self.failure(answer, now_of(self.context))
+        try:
+            return read_job(answer, self.process_id)
+        except Unusable as unusable:
+            why = str(unusable)
         # The server says yes, but not to what: nobody knows whether it was cancelled.
         raise errors.UnexpectedResponseError(
             f"job {self.process_id}: API v{self.version} answered {answer.status}, but "
-            f"the body {job.why}",
+            f"the body {why}",
             **self.facts(answer, outcome_unknown=outcome_unknown),
         )
 
@@ -294,8 +287,8 @@ class _Call(FailingCall):
         if other is not None:
             answer = yield from self.send_with_retries(other.version, STATUS)
         if isinstance(answer, Response) and 200 <= answer.status < 300:
-            job = read_job(answer, self.process_id)
-            return job if isinstance(job, Job) else answer
+            with suppress(Unusable):
+                return read_job(answer, self.process_id)
         return answer
 
     def wait(

@@ -156,11 +156,12 @@ def read_error(response: Response) -> ErrorBody:
     ``code`` is ``already_cancelled`` or ``not_cancellable`` where the body means one of them and
     not the other, else the server's own code, else ``None``.
     """
-    data = load_json(response)
-    if isinstance(data, Unusable):
+    try:
+        data = load_json(response)
+    except Unusable as unusable:
         text = response.body.decode("utf-8", "replace").strip()
         empty = not text and not response.problem
-        return ErrorBody(None, "" if empty else readable(text) or f"the body {data.why}", [])
+        return ErrorBody(None, "" if empty else readable(text) or f"the body {unusable}", [])
     texts = list(_texts(data))
     codes = [text for _, text in texts if re.fullmatch(_CODE, text)]
     spelled = [code.lower().replace("-", "_") for code in codes]
