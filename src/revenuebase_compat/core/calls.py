@@ -41,21 +41,19 @@ class NoticeKind(str, Enum):
 
 
 class Notice(NamedTuple):
-    """A fact about v1 that a person should hear of.
-
-    ``at`` is monotonic. ``sunset`` and ``successor`` are what the server's headers say.
-    ``endpoint`` is what is called: a cancel, or the reading of a status.
-    """
+    """A fact about v1 that a person should hear of."""
 
     kind: NoticeKind
     route: Route | None
     now: datetime
+    #: Monotonic seconds.
     at: float
     settings: Settings
+    endpoint: Endpoint
     status: int | None = None
+    #: What the server's headers say.
     sunset: datetime | None = None
     successor: str | None = None
-    endpoint: Endpoint = CANCEL
 
 
 class CallContext(NamedTuple):
@@ -151,29 +149,17 @@ class Call:
         self.notify(kind, answer)
 
     def notify(
-        self,
-        kind: NoticeKind,
-        answer: AttemptOutcome | None = None,
-        sunset: datetime | None = None,
-        successor: str | None = None,
+        self, kind: NoticeKind, answer: AttemptOutcome | None = None, *announced: Any
     ) -> None:
         """Tell of a fact about v1."""
-        facts = kind, self.route, self.now, self.context.monotonic(), self.settings
-        status = getattr(answer, "status", None)
-        self.context.notify(Notice(*facts, status, sunset, successor, self.endpoint))
+        facts = kind, self.route, self.now, self.context.monotonic(), self.settings, self.endpoint
+        self.context.notify(Notice(*facts, getattr(answer, "status", None), *announced))
 
     def event(self, outcome: str, **facts: Any) -> CancelEvent:
         """The event of this call."""
         from .events import CancelEvent
 
-        return CancelEvent(
-            self.process_id,
-            self.route,
-            self.attempts,
-            self.switched,
-            self.context.monotonic() - self.started,
-            outcome,
-            facts.get("outcome_unknown", self.maybe_applied and outcome != "cancelled"),
-            facts.get("status_code"),
-            self.unsent,
-        )
+        facts.setdefault("outcome_unknown", self.maybe_applied and outcome != "cancelled")
+        duration = self.context.monotonic() - self.started
+        happened = self.process_id, self.route, self.attempts, self.switched, duration, outcome
+        return CancelEvent(*happened, unsent=self.unsent, **facts)

@@ -47,16 +47,12 @@ LAST_LOOK = 5.0
 
 
 class SendRequest(NamedTuple):
-    """A command: one request.
-
-    Attributes:
-        request: what to send.
-        timeout: seconds that bound all of it, but the wait for a free connection.
-        left: seconds until the call's deadline, which bound that wait as well.
-    """
+    """A command: one request."""
 
     request: Request
+    #: Seconds that bound all of it, but the wait for a free connection.
     timeout: float
+    #: Seconds until the call's deadline, which bound that wait as well.
     left: float
 
 
@@ -90,11 +86,7 @@ def cancel(
             ended, also of a job that was cancelled before.
         on_status: called with each such reading.
         already_cancelled: ``"raise"`` or ``"return"``, for this call; else by the settings.
-        on_end: called with the event of this call, whether or not the settings have an
-            ``on_event``.
-
-    Raises:
-        CancelError: one of its subclasses, and nothing else of this library's own.
+        on_end: called with the event of this call, as is the settings' ``on_event``.
     """
     if already_cancelled is not None:
         check_already_cancelled(already_cancelled)
@@ -126,12 +118,7 @@ def cancel(
 
 
 def get_job(context: CallContext, process_id: int) -> Steps[Job]:
-    """Read one job's status, routed and retried as a cancel is; ``process_id`` is checked.
-
-    Raises:
-        JobNotFoundError: there is no such job, or it is not yours (400).
-        CancelError: another of its subclasses.
-    """
+    """Read one job's status, routed and retried as a cancel is; ``process_id`` is checked."""
     call = _Call(context, process_id, STATUS)
     answer = yield from call.send()
     if isinstance(answer, Response) and answer.status == 400:
@@ -155,12 +142,14 @@ class _Call(FailingCall):
 
     def send(self) -> Steps[AttemptOutcome]:
         """Decide on the version, and send; what a definite answer asks for, on the other too."""
-        if self.settings.api_key is None:
+        key = self.settings.api_key
+        if key is None:
             raise errors.ConfigurationError(
                 "api_key (REVENUEBASE_API_KEY) is missing: set the variable, or give "
                 "Settings(api_key=…)",
                 process_id=self.process_id,
             )
+        self.key = key
         yield from self.decide(self.process_id)
         answer = yield from self.send_with_retries(self.version, self.endpoint)
         other = self.fallback_route(answer)
@@ -192,7 +181,7 @@ class _Call(FailingCall):
                 self.attempts -= counted
                 self.maybe_applied = before
                 raise
-            answer = self.clean(answer)
+            answer = answer.without(self.key)  # should the server have echoed it
             if isinstance(answer, Response) and cut_short(answer):
                 answer = NoResponse("the answer was cut short", sent=True)
             if isinstance(answer, NoResponse):

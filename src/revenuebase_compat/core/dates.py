@@ -46,16 +46,13 @@ def parse_date(value: object) -> datetime:
     elif isinstance(value, date):
         moment = datetime(value.year, value.month, value.day)  # noqa: DTZ001 (made aware below)
     elif isinstance(value, str):
-        moment = _parse_text(value.strip())
+        moment = parse_http_date(value.strip()) or _parse_iso(value.strip())
     else:
         raise ValueError("not a date")
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
 
 
-def _parse_text(text: str) -> datetime:
-    found = parse_http_date(text)
-    if found is not None:
-        return found
+def _parse_iso(text: str) -> datetime:
     if not re.fullmatch(_ISO, text, re.ASCII | re.DOTALL):
         raise ValueError("not a date")
     from dateutil.parser import isoparse

@@ -56,16 +56,13 @@ class Response(NamedTuple):
 
 
 class NoResponse(NamedTuple):
-    """No answer, or not all of it.
+    """No answer, or not all of it."""
 
-    Attributes:
-        reason: what happened, in words.
-        sent: whether the request may have reached the server.
-        timeout: whether time ran out.
-    """
-
+    #: What happened, in words.
     reason: str
+    #: Whether the request may have reached the server.
     sent: bool
+    #: Whether time ran out.
     timeout: bool = False
 
     def without(self, secret: Secret) -> NoResponse:

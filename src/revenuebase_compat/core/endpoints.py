@@ -16,23 +16,17 @@ OWN_REQUEST_EXTENSION = "revenuebase_compat"
 
 
 class Endpoint(NamedTuple):
-    """One call of v1, and what took its place.
+    """One call of v1, and what took its place; ``{process_id}`` stands for the job."""
 
-    Attributes:
-        name: short, for code and metrics.
-        method: v1's.
-        path: v1's, below the base URL.
-        v2_method: the successor's; ``None`` where v2 has none.
-        v2_path: likewise; ``{process_id}`` stands for the job.
-        names_job: whether the job moves from the JSON body into the path, and the body is dropped.
-            Where it is false, the body (if any) is sent as it is, and never read.
-    """
-
+    #: For code and metrics.
     name: str
     method: str
     path: str
+    #: ``None`` where v2 has no successor.
     v2_method: str | None
     v2_path: str | None
+    #: Whether the job moves from the JSON body into the path, and the body is dropped. Where it is
+    #: false, the body (if any) is sent as it is, and never read.
     names_job: bool = False
 
     @property
@@ -81,8 +75,7 @@ def to_v1(endpoint: Endpoint, process_id: int) -> Request:
 def to_v2(endpoint: Endpoint, process_id: int | None = None) -> Request:
     """The request of v2 that took the endpoint's place."""
     method, path = endpoint.v2_method, endpoint.v2_path
-    assert method is not None  # noqa: S101 (only what has a successor is moved)
-    assert path is not None  # noqa: S101
+    assert method and path  # noqa: S101, PT018 (only what has a successor is moved)
     return Request(method, path.replace("{process_id}", str(process_id)))
 
 

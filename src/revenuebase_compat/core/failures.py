@@ -87,8 +87,3 @@ class FailingCall(Call):
             "body": None if answer is None else answer.body[:8192].decode("utf-8", "replace"),
             **more,
         }
-
-    def clean(self, answer: AttemptOutcome) -> AttemptOutcome:
-        """The answer without the key, should the server have echoed it."""
-        key = self.settings.api_key
-        return answer if key is None else answer.without(key)

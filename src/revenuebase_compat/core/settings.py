@@ -368,8 +368,12 @@ def _callable(name: str, value: object) -> object:
     right = callable(value)
     if isinstance(value, str):
         right = re.fullmatch(f"{dotted}:{dotted}", value) is not None
-    if value is not None and not right:
+    if value is None:
+        return None
+    if not right:
         _refuse(name, value, "give a callable, or its name as package.module:attribute")
+    from . import events  # noqa: F401 (here, so that no call under way has to)
+
     return value
 
 

@@ -17,20 +17,15 @@ SAMPLE = range(1, 10_001)
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From ``start`` on, until the next period: where v1 stands, and where jobs go.
-
-    Attributes:
-        start: its first instant (aware).
-        phase: where v1 stands in its life.
-        share: the rollout's share, in percent.
-        flag: whether the flag is asked, whose opinion comes before the share.
-        routes: percent of the jobs by route, by the share alone; ``None``: calls fail.
-    """
+    """From ``start`` (aware) on, until the next period: where v1 stands, and where jobs go."""
 
     start: datetime
     phase: Phase
+    #: The rollout's share, in percent.
     share: float
+    #: Whether the flag is asked, whose opinion comes before the share.
     flag: bool
+    #: Percent of the jobs by route, by the share alone; ``None``: calls fail.
     routes: dict[Route | None, float]
 
 
