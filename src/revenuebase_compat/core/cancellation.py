@@ -12,7 +12,7 @@ command           what the driver does                           what it sends b
 
 The order is: route, attempt until an answer stands, switch version at most once, settle what
 an answer leaves open by reading the job's status, result. Retries, deadlines and switches are
-decided here and nowhere else; ``failures`` words the errors.
+decided and errors are worded here and nowhere else.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import errors, responses
-from .calls import CallContext, NoticeKind, now_of
+from .calls import Call, CallContext, NoticeKind, now_of
 from .decoding import AttemptOutcome, NoResponse, Response, Unusable, cut_short, read_job
 from .endpoints import CANCEL, REQUESTS, STATUS, Endpoint, Request
-from .failures import FailingCall
 from .models import CancelResult, Job, JobStatus
 from .responses import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
 from .routes import V1, V1_GONE, V2_MISSING, Route
@@ -126,7 +125,20 @@ def get_job(context: CallContext, process_id: int) -> Steps[Job]:
     return call.job_or_raise(answer)
 
 
-class _Call(FailingCall):
+_ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)
+
+_ERRORS: dict[int, type[errors.CancelError]] = {
+    401: errors.AuthenticationError,
+    402: errors.InsufficientCreditsError,
+    403: errors.PermissionDeniedError,
+    **dict.fromkeys(MISSING, errors.EndpointNotFoundError),
+    GONE: errors.ApiVersionRetiredError,
+    422: errors.RequestValidationError,
+    429: errors.RateLimitError,
+}
+
+
+class _Call(Call):
     """The state of one call, and the steps that read and change it."""
 
     def __init__(
@@ -230,7 +242,7 @@ class _Call(FailingCall):
         if isinstance(answer, NoResponse) or not 200 <= answer.status < 300:
             if isinstance(answer, Response) and self.version is V1 and _is_missing(V1, answer):
                 self.notify(NoticeKind.FAILED, answer)
-            raise self.failure(answer, now_of(self.context))
+            raise self.failure(answer)
         try:
             return read_job(answer, self.process_id)
         except Unusable as unusable:
@@ -311,10 +323,69 @@ class _Call(FailingCall):
         read = job.process_id, job.filename, job.current_status, job.message, job.extra
         return CancelResult(*read, route=self.chosen, attempts=self.attempts)
 
+    def failure(self, answer: AttemptOutcome) -> errors.CancelError:
+        """The error for an answer that is neither 2xx nor 400, or for none."""
+        if isinstance(answer, NoResponse):
+            return self.no_answer(answer)
+        status, remark, facts = answer.status, "", dict[str, Any]()
+        kind = _ERRORS.get(status)
+        if status == 422:
+            facts = {"errors": responses.read_error(answer).errors}
+        elif status == 429:
+            now = now_of(self.context)
+            facts = {
+                "reset_at": responses.reset_at(answer, now),
+                "retry_after": responses.retry_wait(answer, now),
+                "limit": responses.count(answer.header(b"x-ratelimit-limit")),
+                "remaining": responses.count(answer.header(b"x-ratelimit-remaining")),
+            }
+        elif 300 <= status < 400:
+            where = responses.readable(answer.header(b"location") or "nowhere")
+            remark = f"; a redirect to {where} is not followed"
+        elif status < 500 and kind is None:
+            remark = "; nobody published that status"
+        other = errors.ServerError if status >= 500 else errors.UnexpectedResponseError
+        return self.error(kind or other, answer, remark, **facts)
+
+    def no_answer(self, answer: NoResponse) -> errors.CancelError:
+        within = f" within {self.settings.timeout:g} s" if answer.timeout else ""
+        unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
+        return (errors.CancelTimeoutError if answer.timeout else errors.TransportError)(
+            f"job {self.process_id}: API v{self.version} gave no answer{within}: "
+            f"{responses.readable(answer.reason)} (attempts: {self.attempts}, "
+            f"requests sent: {self.attempts - self.unsent}){unknown}",
+            **self.facts(),
+        )
+
+    def error(
+        self, kind: type[errors.CancelError], answer: Response, remark: str = "", **facts: Any
+    ) -> errors.CancelError:
+        """An error that names the job, the version, the status and the server's own words."""
+        said = responses.read_error(answer)
+        facts = self.facts(answer, **{"code": said.code, **facts})
+        code = facts["code"]
+        shown = f" {code}" if code and code not in said.words else ""
+        message = f"job {self.process_id}: API v{self.version} answered {answer.status}{shown}"
+        if said.words:
+            message += f": {said.words}"
+        message += remark
+        if facts["outcome_unknown"]:
+            message += "; the cancel may have been applied all the same"
+        return kind(message, **facts)
+
+    def facts(self, answer: Response | None = None, **more: Any) -> dict[str, Any]:
+        """What every error states; ``more`` wins."""
+        return {
+            "process_id": self.process_id,
+            "api_version": self.version,
+            "attempts": self.attempts,
+            "outcome_unknown": self.maybe_applied,
+            "status_code": None if answer is None else answer.status,
+            "body": None if answer is None else answer.body[:8192].decode("utf-8", "replace"),
+            **more,
+        }
+
 
 def _is_missing(version: Version, answer: Response) -> bool:
     """Whether the answer speaks of the endpoint, and not of the job."""
     return answer.status in MISSING or (answer.status == GONE and version is V1)
-
-
-_ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)

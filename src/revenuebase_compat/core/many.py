@@ -23,7 +23,7 @@ WINDOW = 60.0
 #: Seconds paused at a time while no request may go.
 SLICE = 0.25
 
-#: How often a job that was refused for limiter, as others use the key too, is begun again.
+#: How often a job that was refused for its rate, as others use the key too, is begun again.
 REFUSALS = 3
 
 
@@ -151,7 +151,7 @@ class RateLimiter:
 def paced(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext) -> Flow:
     """One of many jobs: its flow, with each request at its time; the first was taken already.
 
-    A job that was refused for limiter all the same is begun again when its time has come.
+    A job that was refused for its rate all the same is begun again when its time has come.
     """
     sent = 0
     for refusals_left in range(REFUSALS, -1, -1):
