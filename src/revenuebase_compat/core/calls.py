@@ -103,6 +103,7 @@ class Call:
         self.process_id = process_id
         self.endpoint = endpoint
         self.started = context.monotonic()
+        self.deadline = self.started + self.settings.timeout
 
     @property
     def chosen(self) -> Route:

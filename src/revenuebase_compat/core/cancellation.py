@@ -1,18 +1,7 @@
 """The flow: the whole protocol of one call, as one generator (pure).
 
-It yields commands, and is sent what came of them; the drivers in ``client`` do nothing else:
-
-================  =============================================  ==========================
-command           what the driver does                           what it sends back
-================  =============================================  ==========================
-``EvaluateFlag``  asks the flag                                  ``bool`` or ``None``
-``SendRequest``   one request, and the reading of its answer     ``Response``, ``NoResponse``
-``Sleep``         waits                                          ``None``
-================  =============================================  ==========================
-
-The order is: route, attempt until an answer stands, switch version at most once, settle what
-an answer leaves open by reading the job's status, result. Retries, deadlines and switches are
-decided and errors are worded here and nowhere else.
+It yields commands, which a driver in ``client`` carries out, and is sent what came of them.
+Retries, deadlines and switches are decided here and nowhere else, and errors are worded.
 """
 
 from __future__ import annotations
@@ -46,7 +35,7 @@ LAST_LOOK = 5.0
 
 
 class SendRequest(NamedTuple):
-    """A command: one request."""
+    """A command: one request; what is sent back is the ``Response`` or ``NoResponse``."""
 
     request: Request
     #: Seconds that bound all of it, but the wait for a free connection.
@@ -56,7 +45,7 @@ class SendRequest(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """A command: wait."""
+    """A command: wait; nothing is sent back."""
 
     seconds: float
 
@@ -89,7 +78,8 @@ def cancel(
     """
     if already_cancelled is not None:
         check_already_cancelled(already_cancelled)
-    call = _Call(context, process_id, already_cancelled=already_cancelled)
+    call = _Call(context, process_id)
+    call.already_cancelled = already_cancelled or context.settings.already_cancelled
     outcome, facts = "interrupted", {}
     try:
         answer = yield from call.send()
@@ -141,16 +131,7 @@ _ERRORS: dict[int, type[errors.CancelError]] = {
 class _Call(Call):
     """The state of one call, and the steps that read and change it."""
 
-    def __init__(
-        self,
-        context: CallContext,
-        process_id: int,
-        endpoint: Endpoint = CANCEL,
-        already_cancelled: str | None = None,
-    ) -> None:
-        super().__init__(context, process_id, endpoint)
-        self.already_cancelled = already_cancelled or context.settings.already_cancelled
-        self.deadline = self.started + context.settings.timeout
+    already_cancelled = "raise"
 
     def send(self) -> Steps[AttemptOutcome]:
         """Decide on the version, and send; what a definite answer asks for, on the other too."""

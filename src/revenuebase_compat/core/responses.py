@@ -59,13 +59,14 @@ def should_retry(response: Response) -> bool:
 
 def retry_wait(response: Response, now: datetime) -> float | None:
     """Seconds the server asks to wait, by its own ``Date``; ``None`` without a sensible hint."""
-    waits = (
-        _seconds(response.header(b"retry-after-ms"), 1000),
-        _seconds(response.header(b"retry-after"), 1),
-        _until(parse_http_date(response.header(b"retry-after") or ""), response, now),
+    after, in_ms = response.header(b"retry-after"), _number(response.header(b"retry-after-ms"))
+    hints = (
+        None if in_ms is None else in_ms / 1000,
+        _number(after),
+        _until(parse_http_date(after or ""), response, now),
         rate_limit_wait(response, now) if response.status == 429 else None,
     )
-    return next((wait for wait in waits if wait is not None), None)
+    return next((wait for wait in hints if wait is not None and 0 <= wait <= LONGEST_HINT), None)
 
 
 def reset_at(response: Response, now: datetime) -> datetime | None:
@@ -79,7 +80,7 @@ def reset_at(response: Response, now: datetime) -> datetime | None:
 
 def rate_limit_wait(response: Response, now: datetime) -> float | None:
     """Seconds until ``X-RateLimit-Reset`` (Unix seconds), by the server's own ``Date``."""
-    return _until(_moment(response.header(b"x-ratelimit-reset") or ""), response, now)
+    return _until(_moment(response.header(b"x-ratelimit-reset")), response, now)
 
 
 def count(text: str | None) -> int | None:
@@ -87,17 +88,12 @@ def count(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def _seconds(text: str | None, unit: int) -> float | None:
-    if not text or not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", text):
-        return None
-    return _sensible(float(text) / unit)
+def _number(text: str | None) -> float | None:
+    return float(text) if text and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", text) else None
 
 
 def _until(moment: datetime | None, response: Response, now: datetime) -> float | None:
-    return None if moment is None else _sensible((moment - _date(response, now)).total_seconds())
-
-
-def _sensible(wait: float) -> float | None:
+    wait = -1.0 if moment is None else (moment - _date(response, now)).total_seconds()
     return wait if 0 <= wait <= LONGEST_HINT else None
 
 
@@ -105,11 +101,10 @@ def _date(response: Response, now: datetime) -> datetime:
     return parse_http_date(response.header(b"date") or "") or now
 
 
-def _moment(text: str) -> datetime | None:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text):
-        return None
+def _moment(text: str | None) -> datetime | None:
+    seconds = _number(text)
     try:
-        return datetime.fromtimestamp(float(text), timezone.utc)
+        return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
     except (ValueError, OverflowError, OSError):
         return None
 
