@@ -41,11 +41,8 @@ class Secret:
         return self._text
 
     def hide(self, data: bytes) -> bytes:
-        """``data`` without the text, however JSON may have escaped it.
-
-        Left as it is for less than eight characters: no key is that short, and a replacement of
-        such a text would spoil answers that do not hold it.
-        """
+        """``data`` without the text, however JSON may have escaped it."""
+        # No key is as short as that, and its replacement would spoil answers without it.
         if len(self._bytes) < 8 or not (self._bytes in data or b"\\" in data):
             return data
         return self._pattern.sub(b"***", data)
@@ -153,32 +150,31 @@ class Settings:
         del api_key
         if wrong:
             _refuse("api_key", None, wrong)
-        admits_v1, admits_v2 = _admitted(api_version)
-        given: dict[str, Any] = {
-            "api_key": key,
-            "stripped_key": key is not None and key.stripped,
-            "base_url": _base_url(base_url),
-            "api_version": api_version,
-            "admits_v1": admits_v1,
-            "admits_v2": admits_v2,
-            "v1_sunset": _sunset(v1_sunset),
-            "after_sunset": _choice("after_sunset", after_sunset, ("migrate", "raise", "try")),
-            "v2_rollout": _rollout(v2_rollout),
-            "rollout_salt": rollout_salt,
-            "v2_flag": _callable("v2_flag", v2_flag),
-            "on_event": _callable("on_event", on_event),
-            "timeout": _number(timeout),
-            "max_attempts": _number(max_attempts),
-            "already_cancelled": check_already_cancelled(already_cancelled),
-        }
+        seconds, attempts = _number(timeout), _number(max_attempts)
+        if not 0 < seconds <= 86_400:
+            _refuse("timeout", timeout, "give seconds, more than 0 and at most 86400")
+        if attempts not in range(1, 101):
+            _refuse("max_attempts", max_attempts, "give a whole number from 1 to 100")
         if not isinstance(rollout_salt, str):
             _refuse("rollout_salt", rollout_salt, "give a str")
-        if not 0 < given["timeout"] <= 86_400:
-            _refuse("timeout", timeout, "give seconds, more than 0 and at most 86400")
-        if given["max_attempts"] not in range(1, 101):
-            _refuse("max_attempts", max_attempts, "give a whole number from 1 to 100")
-        given["max_attempts"] = int(given["max_attempts"])
-        vars(self).update(given)
+        admits_v1, admits_v2 = _admitted(api_version)
+        vars(self).update(
+            api_key=key,
+            stripped_key=key is not None and key.stripped,
+            base_url=_base_url(base_url),
+            api_version=api_version,
+            admits_v1=admits_v1,
+            admits_v2=admits_v2,
+            v1_sunset=_sunset(v1_sunset),
+            after_sunset=_choice("after_sunset", after_sunset, ("migrate", "raise", "try")),
+            v2_rollout=_rollout(v2_rollout),
+            rollout_salt=rollout_salt,
+            v2_flag=_callable("v2_flag", v2_flag),
+            on_event=_callable("on_event", on_event),
+            timeout=seconds,
+            max_attempts=int(attempts),
+            already_cancelled=check_already_cancelled(already_cancelled),
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
@@ -269,7 +265,7 @@ def _base_url(value: object) -> str:
     if parts.scheme == "http" and not is_loopback(host):
         _refuse("base_url", value, f"the key would travel in the clear; {right}")
     netloc = f"[{host}]" if ":" in host else host
-    if port is not None and port != {"https": 443, "http": 80}[parts.scheme]:
+    if port not in (None, {"https": 443, "http": 80}[parts.scheme]):
         netloc += f":{port}"
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
 
