@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from datetime import date, datetime, timezone
 
 # dateutil is imported, and patterns are compiled, where they are needed: the one costs half of
@@ -22,15 +21,15 @@ _ISO = r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?"
 def parse_http_date(text: str) -> datetime | None:
     """An HTTP-date (RFC 9110, 5.6.7) as an aware time, or ``None`` for anything else."""
     found = re.fullmatch(_HTTP_DATE, text, re.ASCII)
-    if found is not None:
-        # Not by dateutil, to which GMT is the machine's own zone where that one is named so; nor
-        # by email.utils, which imports socket.
-        day, month, year, time = found.groups()
-        with suppress(ValueError):
-            return datetime.fromisoformat(
-                f"{year}-{_MONTHS.index(month) + 1:02}-{day}T{time}+00:00"
-            )
-    return None
+    if found is None:
+        return None
+    # Not by dateutil, to which GMT is the machine's own zone where that one is named so; nor by
+    # email.utils, which imports socket.
+    day, month, year, time = found.groups()
+    try:
+        return datetime.fromisoformat(f"{year}-{_MONTHS.index(month) + 1:02}-{day}T{time}+00:00")
+    except ValueError:
+        return None
 
 
 def parse_date(value: object) -> datetime:

@@ -58,12 +58,12 @@ JobOutcome = JobCancelled | JobFailed
 
 
 class RateLimiter:
-    """When the next request may go; thread-safe.
+    """When the next request may go; thread-safe. A server that states no limit is not paced.
 
     The first goes alone, to learn. Then as many as ``X-RateLimit-Remaining`` allows, at most
     ``most`` at once, and each of them counts as one that the server has yet to count. Where
     nothing remains, the next goes at ``X-RateLimit-Reset``, again alone: in a rolling window only
-    the oldest request is then forgiven. A server that states no limit is not paced.
+    the oldest request is then forgiven.
     """
 
     def __init__(self, most: int) -> None:
