@@ -249,7 +249,7 @@ _BASE_URL = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[a-z0-9._~/
 
 
 def _base_url(value: object) -> str:
-    if value == DEFAULT_BASE_URL:  # to compile the pattern takes longer than all other checks
+    if value is DEFAULT_BASE_URL:  # to compile the pattern takes longer than all other checks
         return DEFAULT_BASE_URL
     right = "give https://host[:port][/prefix], or http:// to loopback"
     text = value.strip() if isinstance(value, str) else ""
