@@ -67,14 +67,9 @@ def cancel(
 ) -> Flow:
     """Cancel one job; ``process_id`` and ``wait`` are checked.
 
-    Args:
-        context: what the call is given.
-        process_id: the job.
-        wait: seconds, beside ``timeout``, for which the job's status is read until it has
-            ended, also of a job that was cancelled before.
-        on_status: called with each such reading.
-        already_cancelled: ``"raise"`` or ``"return"``, for this call; else by the settings.
-        on_end: called with the event of this call, as is the settings' ``on_event``.
+    For ``wait`` seconds, beside ``timeout``, the job's status is read until it has ended, also of a
+    job that was cancelled before; ``on_status`` is called with each reading. ``on_end`` is called
+    with the event of this call, as is the settings' ``on_event``.
     """
     if already_cancelled is not None:
         check_already_cancelled(already_cancelled)

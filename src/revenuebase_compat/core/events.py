@@ -18,12 +18,9 @@ if TYPE_CHECKING:
 class RouteContext:
     """What a flag is told about the job it decides on.
 
-    Attributes:
-        process_id: the job; ``None`` for somebody else's request that names none.
-        now: the time of the decision (aware).
-        sunset: when v1 ends, by the settings (aware).
-        phase: where v1 stands in its life at ``now``.
-        share: the rollout's share at ``now``, in percent.
+    ``process_id`` is ``None`` for somebody else's request that names none. ``now`` is the time of
+    the decision, ``sunset`` when v1 ends by the settings (both aware); ``phase``, and the
+    rollout's ``share`` in percent, are those at ``now``.
     """
 
     process_id: int | None

@@ -45,14 +45,10 @@ _STATES = {state.value: state for state in JobStatus}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the server describes it, on either version.
+    """A job as the server describes it, on either version, under the vendor's own names.
 
-    Attributes:
-        process_id: its id.
-        filename: the uploaded file's name.
-        current_status: its state, as the server writes it.
-        message: the server's words for people.
-        extra: fields of the answer beyond these published four.
+    ``current_status`` is as the server writes it, ``message`` its words for people; ``extra``
+    holds fields of the answer beyond the published four.
     """
 
     process_id: int
@@ -71,11 +67,8 @@ class Job:
 class CancelResult(Job):
     """A job that this call cancelled.
 
-    The first four fields have the vendor's names and values, on either version.
-
-    Attributes:
-        route: the version that answered, and why it was chosen.
-        attempts: tries to send the cancel, on both versions together.
+    ``route`` is the version that answered, and why it was chosen; ``attempts`` are the tries to
+    send the cancel, on both versions together.
     """
 
     route: Route = field(kw_only=True)

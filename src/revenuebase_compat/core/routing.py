@@ -34,12 +34,8 @@ def decide(
 ) -> Decision:
     """Choose the version for one job at ``now`` (aware).
 
-    Args:
-        settings: which versions are admitted, the sunset, flag and rollout.
-        process_id: the job, checked; ``None`` for a request that names none, which has no place
-            in the rollout: only a share of 100 moves it.
-        now: the time of the decision.
-        v1_retired: whether v1 answered 410 a short while ago.
+    ``process_id`` is checked; ``None`` stands for a request that names no job, and has no place in
+    the rollout: only a share of 100 moves it. ``v1_retired``: v1 answered 410 a short while ago.
 
     Raises:
         ApiVersionRetiredError: only v1 is admitted, it is gone, and ``after_sunset="raise"``.
