@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from revenuebase_compat.core.endpoints import ENDPOINTS
 
-from .jobs import ACTIVE, CANCELLED, ENDED, MEDIA_TYPES, Job, extension
+from .jobs import ACTIVE, CANCELLED, ENDED, MEDIA_TYPES, Job, extension, result_file
 
 
 def _valid(address: str) -> str:
@@ -82,15 +82,10 @@ OPERATIONS: dict[str, tuple[str, Any]] = {
 V1_MODELS: dict[str, Any] = {"credits": _answer("CreditsResponse", credits=int)}
 
 
-def default_envelope(code: str, message: str) -> Any:
-    """``{"detail": {"error": code, "message": message}}``."""
-    return {"detail": {"error": code, "message": message}}
-
-
 #: Where the code of a 400 stands is not published: forms that were seen or are plausible, by name.
 #: ``vendor``, that of the vendor's SDK's tests, is ``message-prose`` on v1 and ``message`` on v2.
 ENVELOPES: dict[str, Callable[[str, str], Any]] = {
-    "detail-error": default_envelope,
+    "detail-error": lambda code, message: {"detail": {"error": code, "message": message}},
     "detail-code": lambda code, message: {"detail": {"code": code, "message": message}},
     "detail": lambda code, message: {"detail": code},
     "detail-prose": lambda code, message: {"detail": message},
@@ -185,7 +180,7 @@ class Api:
         quoted = quote(job.filename, safe=" ")
         name = f'="{quoted}"' if quoted == job.filename else f"*=utf-8''{quote(job.filename)}"
         return StreamingResponse(
-            self.sandbox.result_of(job),
+            result_file(job, self.sandbox.judge),
             media_type=MEDIA_TYPES[extension(job.filename) or ".csv"],
             headers={"content-disposition": f"attachment; filename{name}"},
         )
@@ -210,10 +205,9 @@ def build_app(sandbox: Any) -> FastAPI:
         envelope = sandbox.envelope
         if envelope == "vendor":
             envelope = "message-prose" if request.url.path.startswith("/v1/") else "message"
-        wrap = envelope if callable(envelope) else ENVELOPES[envelope]
         # Only those in "message" hold errors that have no code, too.
         coded = code or envelope in ("message", "message-prose")
-        body = wrap(code, message) if coded else {"detail": message}
+        body = ENVELOPES[envelope](code, message) if coded else {"detail": message}
         problem = "application/problem+json" if envelope == "problem" else None
         return JSONResponse(body, status, media_type=problem)
 
