@@ -11,9 +11,8 @@ The call goes to ``POST /v1/cancel-process`` or ``POST /v2/jobs/{process_id}/can
 configuration and by the sunset of v1 on 2026-07-07; both answers become one ``CancelResult``,
 and whatever goes wrong is a ``CancelError``.
 
-How the house is built: ``core`` is pure (settings → route → flow → result), ``client`` drives
-it, ``transport`` sends, ``notices`` speaks. Optional parts are modules of their own
-(``revenuebase_compat.testing.sandbox`` …) and are never imported from here.
+Optional parts are modules of their own (``revenuebase_compat.testing.sandbox`` …), never imported
+from here.
 
 (PYTEST_DONT_REWRITE: under ``run`` we are imported before pytest, which has a plugin of ours.)
 """
@@ -47,20 +46,9 @@ if TYPE_CHECKING:
         UnexpectedResponseError,
     )
     from .core.events import CancelEvent
-    from .core.models import (
-        CancelResult,
-        Job,
-        JobCancelled,
-        JobFailed,
-        JobOutcome,
-        JobStatus,
-    )
+    from .core.models import CancelResult, Job, JobCancelled, JobFailed, JobOutcome, JobStatus
     from .core.routes import Route, RouteContext, RouteReason
     from .core.settings import Settings
-
-# Imported on first use, so that ``import revenuebase_compat`` costs next to nothing; the cheap
-# modules are looked through first.
-_HOMES = ("core.errors", "core.events", "core.models", "core.routes", "core.settings")
 
 __all__ = [  # noqa: RUF022 (the story's order)
     "cancel_job",
@@ -101,10 +89,13 @@ __all__ = [  # noqa: RUF022 (the story's order)
 
 
 def __getattr__(name: str) -> object:
+    # Imported on first use, so that ``import revenuebase_compat`` costs next to nothing; the cheap
+    # modules are looked through first.
     if name in __all__:
         from importlib import import_module
 
-        for home in (*_HOMES, "client.notices", "client.facade"):
+        core = ("core.errors", "core.events", "core.models", "core.routes", "core.settings")
+        for home in (*core, "client.notices", "client.facade"):
             value = vars(import_module(f"{__name__}.{home}")).get(name)
             if value is not None:
                 globals()[name] = value

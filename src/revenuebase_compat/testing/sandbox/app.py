@@ -31,9 +31,8 @@ def _valid(address: str) -> str:
     return address
 
 
-EmailAddress = Annotated[
-    str, AfterValidator(_valid), WithJsonSchema({"type": "string", "format": "email"})
-]
+EMAIL_SCHEMA = {"type": "string", "format": "email"}
+EmailAddress = Annotated[str, AfterValidator(_valid), WithJsonSchema(EMAIL_SCHEMA)]
 Metadata = Annotated[bool, Query(description="Include detailed metadata")]
 
 

@@ -92,9 +92,10 @@ def _rows(job: Job, judge: Judge) -> Iterator[tuple[Any, Verdict]]:
         for number, cells in enumerate(csv.reader(text)):
             address = _address(cells)
             verdict = judged(address)
-            header = number == 0 and not address
+            if number == 0 and not address:  # the header
+                verdict = {name: name for name in verdict}
             if cells:
-                yield cells, dict(zip(verdict, verdict, strict=True)) if header else verdict
+                yield cells, verdict
 
 
 def _address(values: Iterable[object]) -> str:

@@ -56,8 +56,8 @@ class Sandbox:
 
     Args:
         api_key: the account's key; rotating it changes it.
-        jobs: the jobs it holds, as ids (all ``QUEUED``) or with their states. They stay as they
-            are until they are cancelled; uploaded ones go on by themselves.
+        jobs: ids (all ``QUEUED``) or ids with states. They stay as they are until they are
+            cancelled; uploaded ones go on by themselves.
         now: its clock is set to this (aware) time, and runs on from there; ``None``: the real time.
         sunset: from that (aware) instant on every request to v1 is answered 410.
         port: 0 takes a free one.
@@ -193,10 +193,9 @@ class Sandbox:
     def cancel(self, job: Job) -> Job:
         """Make a job CANCELLING, whatever it was."""
         with self._lock:
-            job.status = "CANCELLING"
+            job.status, job.since = "CANCELLING", self.now
             self._changing = [one for one in self._changing if one is not job]
             if self.cancelling_for < math.inf:
-                job.since = self.now
                 self._changing.append(job)
         return job
 
@@ -286,17 +285,18 @@ class Sandbox:
 
     def _count(self, key: bytes, now: datetime) -> tuple[bool, dict[str, str]]:
         """Whether a request is one too many in a rolling minute, and what the headers say."""
-        if self.rate_limit is None:
+        limit = self.rate_limit
+        if limit is None:
             return False, {}
         second = now.timestamp()
         hits = [hit for hit in self._hits.get(key, ()) if second - 60 < hit <= second]
-        over_limit = len(hits) >= self.rate_limit
+        over_limit = len(hits) >= limit
         if not over_limit:
             hits.append(second)
         self._hits[key] = hits
         return over_limit, {
-            "x-ratelimit-limit": str(self.rate_limit),
-            "x-ratelimit-remaining": str(max(0, self.rate_limit - len(hits))),
+            "x-ratelimit-limit": str(limit),
+            "x-ratelimit-remaining": str(max(0, limit - len(hits))),
             "x-ratelimit-reset": str(math.ceil(min(hits, default=second) + 60)),
         }
 
