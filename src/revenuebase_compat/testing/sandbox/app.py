@@ -17,7 +17,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader
 from pydantic import AfterValidator, BaseModel, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
-from starlette.concurrency import run_in_threadpool
 
 from revenuebase_compat.core.endpoints import ENDPOINTS
 
@@ -107,7 +106,10 @@ class Refused(Exception):
 
 
 class Api:
-    """What the operations do with a ``Sandbox``, each by the vendor's name of it on v2."""
+    """What the operations do with a ``Sandbox``, each by the vendor's name of it on v2.
+
+    Those that read whole files are no coroutines: FastAPI gives each a thread.
+    """
 
     def __init__(self, sandbox: Any) -> None:
         self.sandbox = sandbox
@@ -132,24 +134,20 @@ class Api:
         self.sandbox.credits -= verdict["status"] != "Unknown"
         return {"email": body.email, **verdict}
 
-    async def verify_email_batch(
-        self, requested_file: UploadFile, metadata: Metadata = False
-    ) -> Any:
+    def verify_email_batch(self, requested_file: UploadFile, metadata: Metadata = False) -> Any:
         name = requested_file.filename or ""
         if not extension(name):
             raise Refused(400, "invalid_extension", "File must be `.csv` or `.json`.")
         if not requested_file.size:
             raise Refused(400, "upload_error", "File upload failed. Contact support.")
-        file = requested_file.file
-        job = await run_in_threadpool(self.sandbox.upload, name, file, metadata)
+        job = self.sandbox.upload(name, requested_file.file, metadata)
         return _facts(job) | {"status": "PROCESSING QUEUED"}
 
-    async def batch_process_email(self, body: BatchEmailRequest, metadata: Metadata = False) -> Any:
-        known = {job.filename: job.content for job in self.sandbox.jobs.values()}
+    def batch_process_email(self, body: BatchEmailRequest, metadata: Metadata = False) -> Any:
+        known = {job.filename: job.content for job in [*self.sandbox.jobs.values()]}
         if body.filename not in known:
             raise Refused(400, "", "File not found.")
-        content = known[body.filename]
-        job = await run_in_threadpool(self.sandbox.start, body.filename, content, metadata)
+        job = self.sandbox.start(body.filename, known[body.filename], metadata)
         return _facts(job) | {"status": "PROCESSING QUEUED"}
 
     async def list_jobs(self) -> Any:
@@ -185,13 +183,13 @@ class Api:
         )
 
 
-_KEY = APIKeyHeader(name="x-key", auto_error=False)
+Key = Annotated[str | None, Security(APIKeyHeader(name="x-key", auto_error=False))]
 
 
 def build_app(sandbox: Any) -> FastAPI:
     """The app before a sandbox's account; the sunset, faults and limits come before it."""
 
-    async def authenticate(key: Annotated[str | None, Security(_KEY)]) -> None:
+    async def authenticate(key: Key) -> None:
         if key != sandbox.api_key:
             raise Refused(401, "", "Not authenticated")
 
