@@ -69,9 +69,7 @@ class CancelMetrics:
         self._requests.add(event.attempts - event.unsent, attributes)
 
 
-@cache
-def _metrics() -> CancelMetrics:
-    return CancelMetrics()
+_metrics = cache(CancelMetrics)
 
 
 def record(event: CancelEvent) -> None:
