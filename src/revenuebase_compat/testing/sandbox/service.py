@@ -146,11 +146,10 @@ class Sandbox:
             "CANCELLING": (self.cancelling_for, "CANCELLED"),
         }
         with self._lock:
-            now = self.now
             for job in self._changing:
                 while job.status in following:
                     seconds, status = following[job.status]
-                    if (now - job.since).total_seconds() < seconds:
+                    if (self.now - job.since).total_seconds() < seconds:
                         break
                     job.since += timedelta(seconds=seconds)
                     job.status = status
@@ -193,9 +192,10 @@ class Sandbox:
     def cancel(self, job: Job) -> Job:
         """Make a job CANCELLING, whatever it was."""
         with self._lock:
-            job.status, job.since = "CANCELLING", self.now
+            job.status = "CANCELLING"
             self._changing = [one for one in self._changing if one is not job]
             if self.cancelling_for < math.inf:
+                job.since = self.now
                 self._changing.append(job)
         return job
 
