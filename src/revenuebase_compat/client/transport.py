@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-from revenuebase_compat._version import __version__
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, unpack
 from revenuebase_compat.core.errors import ConfigurationError, shown
-from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
+from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.settings import Settings, is_loopback
 
 from .transport_errors import no_response_from, raise_foreign
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx
+
+    from .prepare import Preparer
 
 #: Idle connections kept per pool, and seconds after which one that was not needed is closed.
 MAX_IDLE = 100
@@ -148,8 +149,7 @@ class Sender(Generic[S]):
         self.closed = False
         #: What goes on until it ends, or the client is closed; each has a ``close()``.
         self.under_way: WeakSet[Any] = WeakSet()
-        #: By method and length of the body, which is all they depend on; the key is in them.
-        self._headers: dict[tuple[str, int], httpx.Headers] = {}
+        self._preparer: Preparer | None = None
         self._context: ssl.SSLContext | None = None
         self._place = place()
 
@@ -160,31 +160,12 @@ class Sender(Generic[S]):
         if self._theirs is not None and getattr(self._theirs, "is_closed", False):
             raise ConfigurationError("http_client is closed: give one that is open")
 
-    def _request(self, request: Request, timeout: Any = None) -> Any:
-        """The same for httpx; with a ``timeout`` extension for the caller's own client."""
-        import httpx
+    def _prepare(self) -> Preparer:
+        if self._preparer is None:
+            from .prepare import Preparer
 
-        method, url, body = request.method, self._settings.base_url + request.path, request.body
-        headers = self._headers.get((method, len(body)))
-        if headers is None:
-            assert self._settings.api_key is not None  # noqa: S101 (the flow has asked)
-            fields = {
-                "Host": self._settings.base_url.split("/")[2],
-                "x-key": self._settings.api_key.reveal(),
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",
-                "User-Agent": f"revenuebase-compat/{__version__}",
-                **({"Content-Type": "application/json"} if body else {}),
-                **({"Content-Length": str(len(body))} if method == "POST" else {}),
-            }
-            headers = self._headers[method, len(body)] = httpx.Headers(fields)
-            del fields
-        ours: dict[str, Any] = {OWN_REQUEST_EXTENSION: True}
-        if self._theirs is None:
-            stream = httpx.ByteStream(body)
-            return httpx.Request(method, url, headers=headers, stream=stream, extensions=ours)
-        given = {"headers": headers.raw, "extensions": {**ours, "timeout": timeout}}
-        return self._theirs.build_request(method, url, content=body, **given)
+            self._preparer = Preparer(self._settings)
+        return self._preparer
 
     def _make(self) -> Connection[S]:
         import httpx
@@ -234,7 +215,7 @@ class SyncSender(Sender["httpx.Response"]):
     def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return self._send_theirs(request, timeout)
-        prepared = self._request(request)
+        prepared = self._prepare().own(request)
         connection = self._acquire()
         attempt, guard = Attempt(timeout, connection.socket), watchdog()
         try:
@@ -266,7 +247,8 @@ class SyncSender(Sender["httpx.Response"]):
     def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
         attempt = Attempt(timeout, None)
         try:
-            prepared = self._request(request, RemainingTimeouts(attempt))
+            timeouts = RemainingTimeouts(attempt)
+            prepared = self._prepare().theirs(self._theirs, request, timeouts)
             response = self._theirs.send(prepared, stream=True, follow_redirects=False)
             try:
                 return _read(response, attempt)

@@ -84,7 +84,7 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
             pool.room.release()
 
     async def _exchange(self, pool: _Pool, request: Request, timeout: float) -> AttemptOutcome:
-        prepared = self._request(request)
+        prepared = self._prepare().own(request)
         connection = pool.free.pop() if pool.free else self._make()
         attempt = Attempt(timeout, None)
         left = RemainingTimeouts(attempt, prepared.extensions, attempt.trace_async)
@@ -109,7 +109,7 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
     async def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
         phases = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         try:
-            prepared = self._request(request, phases)
+            prepared = self._prepare().theirs(self._theirs, request, phases)
             async with asyncio_timeout(timeout):
                 return await _read_async(
                     await self._theirs.send(prepared, stream=True, follow_redirects=False)
