@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -46,21 +45,20 @@ IDLE_FOR = 60.0
 S = TypeVar("S")
 
 
-@dataclass(slots=True, eq=False)
 class Connection(Generic[S]):
-    """One connection at most, and what sends over it.
+    """One connection at most, ``direct`` to the API or to a proxy, and what sends over it."""
 
-    Attributes:
-        socket: that of the connection, once there is one.
-        idle_since: monotonic time of the last release; 0 until the first.
-        direct: whether it goes to the API itself, and not to a proxy.
-    """
-
-    send: Callable[[httpx.Request], S]
-    close: Callable[[], Any]
-    direct: bool
+    #: That of the connection, once there is one.
     socket: Any = None
-    idle_since: float = 0.0
+    #: Monotonic time of the last release; 0 until the first.
+    idle_since = 0.0
+
+    def __init__(
+        self, send: Callable[[httpx.Request], S], close: Callable[[], Any], *, direct: bool
+    ) -> None:
+        self.send = send
+        self.close = close
+        self.direct = direct
 
 
 def needs_proxy(settings: Settings) -> bool:
@@ -176,7 +174,7 @@ class Sender(Generic[S]):
         client, transport, handle, close = self._made_by
         if not needs_proxy(self._settings):
             made = _unlocked(getattr(httpx, transport)(verify=self._context, limits=limits))
-            return Connection(getattr(made, handle), getattr(made, close), True)
+            return Connection(getattr(made, handle), getattr(made, close), direct=True)
         try:
             made = _unlocked(getattr(httpx, client)(verify=self._context, limits=limits))
         except Exception:
@@ -186,7 +184,7 @@ class Sender(Generic[S]):
         return Connection(
             lambda request: made.send(request, stream=True, follow_redirects=False),
             getattr(made, close),
-            False,
+            direct=False,
         )
 
     def _keep(self, connection: Connection[S], free: deque[Connection[S]]) -> Connection[S] | None:
@@ -226,7 +224,7 @@ class SyncSender(Sender["httpx.Response"]):
             response = connection.send(prepared)
             connection.socket = response.extensions["network_stream"].get_extra_info("socket")
             answer = _read(response, attempt)
-            response.close()
+            response.stream.close()  # type: ignore[union-attr]
         except BaseException as error:
             # Not connection.close(): the frames that were interrupted may hold a lock.
             raise_foreign(error, attempt.abandon)

@@ -8,7 +8,7 @@ modules and classes, so that httpx2's count as well.
 from __future__ import annotations
 
 import errno
-import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, TracebackType
 from typing import Any
@@ -93,7 +93,8 @@ def _codes(error: BaseException) -> Iterator[CodeType]:
 
 
 def _signal_handlers() -> Iterator[CodeType]:
-    for number in signal.valid_signals():
+    signal: Any = sys.modules.get("signal")  # loaded by whoever has set a handler
+    for number in signal.valid_signals() if signal else ():
         handler: Any = signal.getsignal(number)
         if callable(handler):
             handler = getattr(handler, "func", handler)  # functools.partial
