@@ -1,14 +1,11 @@
-"""The only senders: one request out, one answer in; nothing is decided here.
+"""The senders: one request out, one answer in; nothing is decided here, no redirect is followed.
 
-httpx does the work, through its public API (but for ``_unlocked``): own pools are free lists of
-single-connection transports over one TLS context, which is faster than ``httpx.Client`` and lets a
-connection that went wrong be thrown away whole. Where the environment asks for proxies, each
-connection is an ``httpx.Client``, which knows how to choose among them. A caller's own client is
-used as it is.
+httpx does the work, through its public API (but for ``_unlocked``). Own pools are free lists of
+single-connection transports, which are faster than ``httpx.Client`` and can be thrown away whole;
+of whole clients where the environment asks for proxies, as these know how to choose among them.
 
-No redirect is followed, and what goes wrong on the way comes back as ``NoResponse``: plain data,
-without the exception, as the frames of its traceback would hold the key. What cannot be set up is a
-``ConfigurationError``; an exception that is not the transport's passes through.
+What the transport raises comes back as ``NoResponse``: plain data, as the frames of a traceback
+would hold the key. What cannot be set up is a ``ConfigurationError``; all else passes through.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.settings import Settings, is_loopback
 
 from .transport_errors import no_response_from, raise_foreign
-from .watchdog import Attempt, RemainingTimeouts, place, watchdog
+from .watchdog import Attempt, place, watchdog
 
 if TYPE_CHECKING:
     import ssl
@@ -215,12 +212,12 @@ class SyncSender(Sender["httpx.Response"]):
             return self._send_theirs(request, timeout)
         prepared = self._prepare().own(request)
         connection = self._acquire()
-        attempt, guard = Attempt(timeout, connection.socket), watchdog()
+        addresses = self._count_addresses if connection.direct else None
+        attempt, guard = Attempt(timeout, prepared.extensions, addresses), watchdog()
+        attempt.socket = connection.socket
         try:
             guard.start(attempt)
-            addresses = self._count_addresses if connection.direct else None
-            timeouts = RemainingTimeouts(attempt, prepared.extensions, attempt.trace, addresses)
-            prepared.extensions["timeout"] = timeouts
+            prepared.extensions["timeout"] = attempt
             response = connection.send(prepared)
             connection.socket = response.extensions["network_stream"].get_extra_info("socket")
             answer = _read(response, attempt)
@@ -243,10 +240,9 @@ class SyncSender(Sender["httpx.Response"]):
         return answer
 
     def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
-        attempt = Attempt(timeout, None)
+        attempt = Attempt(timeout)
         try:
-            timeouts = RemainingTimeouts(attempt)
-            prepared = self._prepare().theirs(self._theirs, request, timeouts)
+            prepared = self._prepare().theirs(self._theirs, request, attempt)
             response = self._theirs.send(prepared, stream=True, follow_redirects=False)
             try:
                 return _read(response, attempt)

@@ -16,7 +16,7 @@ from revenuebase_compat.core.settings import Settings
 
 from .transport import Connection, Sender, decoded
 from .transport_errors import no_response_from, raise_foreign
-from .watchdog import Attempt, RemainingTimeouts, place
+from .watchdog import Attempt, place
 
 if TYPE_CHECKING:
     import httpx
@@ -86,11 +86,11 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
     async def _exchange(self, pool: _Pool, request: Request, timeout: float) -> AttemptOutcome:
         prepared = self._prepare().own(request)
         connection = pool.free.pop() if pool.free else self._make()
-        attempt = Attempt(timeout, None)
-        left = RemainingTimeouts(attempt, prepared.extensions, attempt.trace_async)
+        attempt = Attempt(timeout, prepared.extensions)
+        attempt.asynchronous = True
         try:
             async with asyncio_timeout(timeout):
-                prepared.extensions["timeout"] = left
+                prepared.extensions["timeout"] = attempt
                 answer = await _read_async(await connection.send(prepared))
         except BaseException as error:
             await connection.close()
@@ -146,7 +146,7 @@ class _Pool:
     """The connections of one event loop."""
 
     def __init__(self, most: int) -> None:
-        self.free: _Free = deque()
+        self.free: deque[Connection[Awaitable[httpx.Response]]] = deque()
         #: For how many requests at once there is room.
         self.room = asyncio.Semaphore(most)
         # An event loop that ends closes its asynchronous generators (``asyncio.run`` does).
@@ -181,6 +181,3 @@ async def _read_async(response: httpx.Response) -> AttemptOutcome:
     finally:
         await response.aclose()
     return unpack(response.status_code, response.headers.raw, bytes(body))
-
-
-_Free = deque[Connection[Awaitable["httpx.Response"]]]
