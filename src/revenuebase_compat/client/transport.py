@@ -10,132 +10,36 @@ would hold the key. What cannot be set up is a ``ConfigurationError``; all else 
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, unpack
-from revenuebase_compat.core.errors import ConfigurationError, shown
+from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.protocol import Request
-from revenuebase_compat.core.settings import Settings, is_loopback
+from revenuebase_compat.core.settings import Settings
 
 from .transport_errors import no_response_from, raise_foreign
 from .watchdog import Attempt, place, watchdog
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
-    from .prepare import Preparer
+    from .factory import Connection, Factory
 
 #: Idle connections kept per pool, and seconds after which one that was not needed is closed.
 MAX_IDLE = 100
 IDLE_FOR = 60.0
 
-S = TypeVar("S")
 
-
-class Connection(Generic[S]):
-    """One connection at most, ``direct`` to the API or to a proxy, and what sends over it."""
-
-    #: That of the connection, once there is one.
-    socket: Any = None
-    #: Monotonic time of the last release; 0 until the first.
-    idle_since = 0.0
-
-    def __init__(
-        self, send: Callable[[httpx.Request], S], close: Callable[[], Any], *, direct: bool
-    ) -> None:
-        self.send = send
-        self.close = close
-        self.direct = direct
-
-
-def needs_proxy(settings: Settings) -> bool:
-    if is_loopback(urlsplit(settings.base_url).hostname or ""):
-        return False
-    from urllib.request import getproxies  # httpx has loaded it, and reads the same
-
-    proxies = getproxies()
-    return any(proxies.get(scheme) for scheme in ("https", "all"))
-
-
-def tls_context(settings: Settings) -> ssl.SSLContext:
-    """The context for TLS, with httpx's certificates, or those that the environment names.
-
-    Raises:
-        ConfigurationError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` cannot be used.
-    """
-    import ssl
-
-    import httpx
-
-    if settings.base_url.startswith("http:"):
-        # Never used; loading the system's certificates would cost more than the first call.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        # httpx 0.27 passes over a file that is not there.
-        if os.environ.get("SSL_CERT_FILE"):
-            os.stat(os.environ["SSL_CERT_FILE"])
-        return httpx.create_ssl_context()
-    except OSError as error:
-        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
-        given = f"{names[0]} {shown(os.environ[names[0]])}" if names else "certifi's certificates"
-        raise ConfigurationError(
-            f"{given} cannot be used ({type(error).__name__}: {error.strerror or error}): name a "
-            "file of certificates in PEM form, or unset the variable"
-        ) from None
-
-
-def _wrong_proxy() -> ConfigurationError:
-    """Which variable of a proxy cannot be used, and why; its text may hold a password."""
-    from urllib.request import getproxies
-
-    import httpx
-
-    wrong, why = "no", "give host names and addresses, without a network's /bits"
-    for scheme in ("http", "https", "all"):
-        url = getproxies().get(scheme, "")
-        try:
-            if url:
-                httpx.HTTPTransport(proxy=url if "://" in url else f"http://{url}").close()
-        except ImportError:
-            wrong, why = scheme, "a SOCKS proxy needs the package socksio (pip install socksio)"
-        except Exception:
-            wrong, why = scheme, "give http://, https:// or socks5://[user:password@]host:port"
-    # The frames of httpx's own exceptions hold the text: none is a cause, and this frame ends.
-    del url
-    names = [name for name in os.environ if name.lower() == f"{wrong}_proxy"]
-    return ConfigurationError(f"{' and '.join(names) or 'the proxy'} cannot be used: {why}")
-
-
-def _unlocked(client: Any) -> Any:
-    """The transport or client, without the locks of its connection pools.
-
-    A transport of ours serves one thread at a time and needs none. An exception that a signal
-    handler raises within httpcore may leave such a lock taken, and httpcore, which takes it again
-    in order to clear up, would then wait for itself.
-    """
-    mounted = getattr(client, "_mounts", {}).values()
-    for transport in (client, getattr(client, "_transport", None), *mounted):
-        pool: Any = getattr(transport, "_pool", None)
-        if hasattr(pool, "_optional_thread_lock"):
-            pool._optional_thread_lock = nullcontext()
-    return client
-
-
-class Sender(Generic[S]):
+class Sender:
     """What the two senders share: how connections are made, and how many are kept."""
 
-    #: httpx's classes for a client and for a transport, and what sends and closes.
-    _made_by = ("Client", "HTTPTransport", "handle_request", "close")
+    asynchronous = False
 
     def __init__(self, settings: Settings, http_client: Any) -> None:
         self._settings = settings
@@ -144,8 +48,7 @@ class Sender(Generic[S]):
         self.closed = False
         #: What goes on until it ends, or the client is closed; each has a ``close()``.
         self.under_way: WeakSet[Any] = WeakSet()
-        self._preparer: Preparer | None = None
-        self._context: ssl.SSLContext | None = None
+        self._made: Factory | None = None
         self._place = place()
 
     def check_open(self) -> None:
@@ -155,36 +58,15 @@ class Sender(Generic[S]):
         if self._theirs is not None and getattr(self._theirs, "is_closed", False):
             raise ConfigurationError("http_client is closed: give one that is open")
 
-    def _prepare(self) -> Preparer:
-        if self._preparer is None:
-            from .prepare import Preparer
+    @property
+    def _factory(self) -> Factory:
+        if self._made is None:
+            from .factory import Factory
 
-            self._preparer = Preparer(self._settings)
-        return self._preparer
+            self._made = Factory(self._settings, asynchronous=self.asynchronous)
+        return self._made
 
-    def _make(self) -> Connection[S]:
-        import httpx
-
-        if self._context is None:
-            self._context = tls_context(self._settings)
-        limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
-        client, transport, handle, close = self._made_by
-        if not needs_proxy(self._settings):
-            made = _unlocked(getattr(httpx, transport)(verify=self._context, limits=limits))
-            return Connection(getattr(made, handle), getattr(made, close), direct=True)
-        try:
-            made = _unlocked(getattr(httpx, client)(verify=self._context, limits=limits))
-        except Exception:
-            made = None
-        if made is None:
-            raise _wrong_proxy()
-        return Connection(
-            lambda request: made.send(request, stream=True, follow_redirects=False),
-            getattr(made, close),
-            direct=False,
-        )
-
-    def _keep(self, connection: Connection[S], free: deque[Connection[S]]) -> Connection[S] | None:
+    def _keep(self, connection: Connection, free: deque[Connection]) -> Connection | None:
         """Keep it for the next request; returns what is to be closed, if there is one too many."""
         if self.closed:
             return connection
@@ -198,19 +80,19 @@ class Sender(Generic[S]):
         return None
 
 
-class SyncSender(Sender["httpx.Response"]):
+class SyncSender(Sender):
     """Sends for ``Client``; thread-safe, and a forked child opens connections of its own."""
 
     def __init__(self, settings: Settings, http_client: httpx.Client | None = None) -> None:
         super().__init__(settings, http_client)
-        self._free: deque[Connection[httpx.Response]] = deque()
+        self._free: deque[Connection] = deque()
         self._addresses = 1
         self._counted_until = 0.0
 
     def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return self._send_theirs(request, timeout)
-        prepared = self._prepare().own(request)
+        prepared = self._factory.request(request)
         connection = self._acquire()
         addresses = self._count_addresses if connection.direct else None
         attempt, guard = Attempt(timeout, prepared.extensions, addresses), watchdog()
@@ -221,7 +103,7 @@ class SyncSender(Sender["httpx.Response"]):
             response = connection.send(prepared)
             connection.socket = response.extensions["network_stream"].get_extra_info("socket")
             answer = _read(response, attempt)
-            response.stream.close()  # type: ignore[union-attr]
+            response.stream.close()
         except BaseException as error:
             # Not connection.close(): the frames that were interrupted may hold a lock.
             raise_foreign(error, attempt.abandon)
@@ -242,7 +124,7 @@ class SyncSender(Sender["httpx.Response"]):
     def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
         attempt = Attempt(timeout)
         try:
-            prepared = self._prepare().theirs(self._theirs, request, attempt)
+            prepared = self._factory.request_of(self._theirs, request, attempt)
             response = self._theirs.send(prepared, stream=True, follow_redirects=False)
             try:
                 return _read(response, attempt)
@@ -252,16 +134,16 @@ class SyncSender(Sender["httpx.Response"]):
             raise_foreign(error)
             return no_response_from(error)
 
-    def _acquire(self) -> Connection[httpx.Response]:
+    def _acquire(self) -> Connection:
         if self._place != place():
             # A parent goes on using these connections: here only our copies are closed.
             inherited, self._free, self._place = self._free, deque(), place()
-            self._context = None
+            self._made = None
             _close_all(inherited)
         try:
             return self._free.pop()
         except IndexError:
-            return self._make()
+            return self._factory.connection()
 
     def _count_addresses(self) -> int:
         """How many addresses the host has, as all of them must fit into the time to connect."""
@@ -275,7 +157,7 @@ class SyncSender(Sender["httpx.Response"]):
             self._counted_until = time.monotonic() + IDLE_FOR
         return self._addresses
 
-    def _drop(self, connection: Connection[httpx.Response]) -> None:
+    def _drop(self, connection: Connection) -> None:
         """Close what failed, and if it was kept also what was idle beside it: it may be as dead."""
         connection.close()
         if connection.idle_since:
@@ -289,7 +171,7 @@ class SyncSender(Sender["httpx.Response"]):
         _close_all(self._free)
 
 
-def _close_all(free: deque[Connection[httpx.Response]]) -> None:
+def _close_all(free: deque[Connection]) -> None:
     with suppress(IndexError):  # several threads may do it at once
         while True:
             free.pop().close()

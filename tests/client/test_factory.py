@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from revenuebase_compat import Settings
-from revenuebase_compat.client.prepare import Preparer
+from revenuebase_compat.client.factory import Factory
 from revenuebase_compat.core.protocol import Request
 from tests.conftest import TEST_KEY
 
@@ -32,7 +32,7 @@ CANCEL = Request("POST", "/v2/jobs/42/cancel")
 
 
 def url(base: str) -> httpx.URL:
-    return Preparer(Settings(TEST_KEY, base_url=base)).own(CANCEL).url
+    return Factory(Settings(TEST_KEY, base_url=base)).request(CANCEL).url
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -57,7 +57,7 @@ def test_a_body_that_is_empty_has_no_piece() -> None:
     async def pieces(stream: httpx.AsyncByteStream) -> list[bytes]:
         return [piece async for piece in stream]
 
-    stream = Preparer(Settings(TEST_KEY)).own(CANCEL).stream
+    stream = Factory(Settings(TEST_KEY)).request(CANCEL).stream
     assert isinstance(stream, httpx.SyncByteStream)
     assert isinstance(stream, httpx.AsyncByteStream)
     assert ([*stream], asyncio.run(pieces(stream))) == ([], [])
