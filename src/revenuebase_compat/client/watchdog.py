@@ -3,9 +3,6 @@
 httpx bounds each read, not their sum, so a server that sends a byte now and then could hold a
 synchronous caller for ever. One daemon thread per process, asleep until the nearest deadline,
 ends that: ``shutdown()`` wakes whoever reads. The asynchronous client has ``asyncio`` for it.
-
-Lock and thread are made on first use, and again after a fork, and after gevent or eventlet have
-put others in their place.
 """
 
 from __future__ import annotations
@@ -36,9 +33,8 @@ class Attempt(dict[str, float]):
 
     #: That of the connection, as soon as it is known.
     socket: Any = None
-    overdue = False
-    #: Whether any of the request may have left.
-    sent = False
+    #: Whether the time was up, and whether any of the request may have left.
+    overdue = sent = False
     asynchronous = False
     _connecting: Any = None
     _stream: Any = None
@@ -72,32 +68,27 @@ class Attempt(dict[str, float]):
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpx's ``trace`` extension: learns of a connection while it is being made."""
-        if event.endswith("connect_tcp.complete"):
-            # A duplicate, as TLS will take the original over, and may hang in its handshake.
-            self.release()
+        if event.endswith("send_request_headers.started"):
+            self._tunnelling = info["request"].method == b"CONNECT"
+        elif event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._stream = info["return_value"]
-            try:
-                self.socket = self._connecting = self._stream.get_extra_info("socket").dup()
-            except OSError:  # no file descriptor is left to watch with: nothing is sent
-                self._stream.close()
-                raise
-            if self.overdue:
-                self.shut_down()
-        else:
-            self._follow(event, info)
+            if not self.asynchronous and event.endswith("connect_tcp.complete"):
+                self._watch_connecting()
 
     async def trace_async(self, event: str, info: dict[str, Any]) -> None:
         """The same for ``asyncio``, which has the deadline in hand."""
-        if event.endswith("connect_tcp.complete"):
-            self._stream = info["return_value"]
-        else:
-            self._follow(event, info)
+        self.trace(event, info)
 
-    def _follow(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith("start_tls.complete"):
-            self._stream = info["return_value"]
-        elif event.endswith("send_request_headers.started"):
-            self._tunnelling = info["request"].method == b"CONNECT"
+    def _watch_connecting(self) -> None:
+        # A duplicate, as TLS will take the original over, and may hang in its handshake.
+        self.release()
+        try:
+            self.socket = self._connecting = self._stream.get_extra_info("socket").dup()
+        except OSError:  # no file descriptor is left to watch with: nothing is sent
+            self._stream.close()
+            raise
+        if self.overdue:
+            self.shut_down()
 
     async def close_async(self) -> None:
         """Close a new connection, which httpcore forgets if its TLS handshake is cancelled."""
@@ -131,7 +122,7 @@ class Attempt(dict[str, float]):
 
 
 class DeadlineWatchdog:
-    """All attempts under way, and the thread that ends the overdue ones."""
+    """All attempts under way, and the thread that ends the overdue ones; of use in one place."""
 
     def __init__(self) -> None:
         self.made_in = place()
