@@ -1,8 +1,7 @@
 """The senders: one request out, one answer in; nothing is decided here, no redirect is followed.
 
-httpx does the work, through its public API (but for ``_unlocked``). Own pools are free lists of
-single-connection transports, which are faster than ``httpx.Client`` and can be thrown away whole;
-of whole clients where the environment asks for proxies, as these know how to choose among them.
+Own pools are free lists of single-connection transports of httpx's, which are faster than
+``httpx.Client``, and of which one that went wrong can be thrown away whole.
 
 What the transport raises comes back as ``NoResponse``: plain data, as the frames of a traceback
 would hold the key. What cannot be set up is a ``ConfigurationError``; all else passes through.
@@ -13,7 +12,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -60,11 +59,12 @@ class Sender:
 
     @property
     def _factory(self) -> Factory:
-        if self._made is None:
+        made = self._made
+        if made is None:
             from .factory import Factory
 
-            self._made = Factory(self._settings, asynchronous=self.asynchronous)
-        return self._made
+            made = self._made = Factory(self._settings, asynchronous=self.asynchronous)
+        return made
 
     def _keep(self, connection: Connection, free: deque[Connection]) -> Connection | None:
         """Keep it for the next request; returns what is to be closed, if there is one too many."""
@@ -125,11 +125,9 @@ class SyncSender(Sender):
         attempt = Attempt(timeout)
         try:
             prepared = self._factory.request_of(self._theirs, request, attempt)
-            response = self._theirs.send(prepared, stream=True, follow_redirects=False)
-            try:
+            sent = self._theirs.send(prepared, stream=True, follow_redirects=False)
+            with closing(sent) as response:
                 return _read(response, attempt)
-            finally:
-                response.close()
         except BaseException as error:
             raise_foreign(error)
             return no_response_from(error)
