@@ -2,7 +2,7 @@
 
 ``move`` is the protocol of one such request, as a generator; ``interceptor`` and ``gateway`` drive
 it. What moves, and to where, is ``core.endpoints``' table; which version a request goes to is
-``core.routing``'s, as for our own. A v1 that answers 410 is followed by one request to v2; from v2
+``core.routing``'s, as for our own_ A v1 that answers 410 is followed by one request to v2; from v2
 there is no way back.
 """
 
@@ -39,17 +39,10 @@ KEEPS_METHOD = (307, 308)
 _PORTS = {"https": 443, "http": 80}
 
 
-class PassThrough(NamedTuple):
-    """What there is to say of a v1 request that is left to v1."""
-
-    call: str
-    successor: str | None
-    phase: Phase
-    words: str
-
-
-def pass_through(settings: Settings, now: datetime, endpoint: Endpoint, call: str) -> PassThrough:
-    """The words for such a request at ``now``, with the successor that the vendor published."""
+def pass_through(
+    settings: Settings, now: datetime, endpoint: Endpoint, call: str
+) -> tuple[str, str | None, Phase, str]:
+    """What there is to say at ``now`` of a request left to v1: call, successor, phase and words."""
     stage = phase(now, settings.v1_sunset)
     words = (
         f"RevenueBase API v1 {'ended' if stage is Phase.RETIRED else 'ends'} on "
@@ -62,12 +55,7 @@ def pass_through(settings: Settings, now: datetime, endpoint: Endpoint, call: st
             ": API v2 takes no file by its name; send the file itself with POST /v1/batch-upload "
             "(moved) or POST /v2/email/verify/batch"
         )
-    return PassThrough(call, endpoint.successor, stage, words)
-
-
-def moved_words(endpoint: Endpoint) -> str:
-    """The words for a request that is moved."""
-    return f"this program's {endpoint.call} is sent as {endpoint.successor}"
+    return call, endpoint.successor, stage, words
 
 
 def no_job_words(endpoint: Endpoint) -> str:
@@ -75,14 +63,6 @@ def no_job_words(endpoint: Endpoint) -> str:
     return (
         f"a request to {endpoint.call} names no job as API v2 would have it: it is sent to "
         "v1 as it is, and answered there"
-    )
-
-
-def other_host_words(endpoint: Endpoint, url: str, base_url: str) -> str:
-    """The words for a v1 request to another host than the API's."""
-    return (
-        f"{endpoint.call} to {url} passes as it is, as base_url is {base_url}: to "
-        "move it, set REVENUEBASE_BASE_URL to the one that the program uses"
     )
 
 
@@ -101,37 +81,30 @@ def recognise(
     """Which endpoint of v1 a request asks for, if it goes to the host and port of ``base_url``.
 
     Args:
-        base_url: the API's, as ``Settings.base_url`` holds it; may have a path of its own.
+        base_url: the API's, as ``Settings.base_url`` holds it; may have a path of its own_
         method, scheme: as they are sent.
         host: a name or an address; IPv6 with or without brackets.
         port: ``None`` for the scheme's default.
         target: the request target, with its query: ``/path?query``, or absolute as to a proxy.
     """
     own_scheme, own_host, own_port, prefix = origin(base_url)
+    target = target.partition("?")[0]
     if target[:1] != "/":
-        scheme, host, port, target = _absolute(target) or ("", "", None, "")
+        try:
+            parts = urlsplit(target)
+            scheme, host, port, target = parts.scheme, parts.hostname or "", parts.port, parts.path
+        except ValueError:
+            return None
     if host != own_host and host.lower().strip("[]").rstrip(".") != own_host:
         return None
     scheme = scheme.lower()
     if scheme != own_scheme or (port or _PORTS[scheme]) != own_port:
         return None
     # Decoded once, as FastAPI does. Doubled and trailing slashes are other paths to it.
-    path = unquote(target.partition("?")[0])
+    path = unquote(target)
     if not path.startswith(prefix + UNKNOWN.path):
         return None
-    return BY_V1_CALL.get((method, path[len(prefix) :]), UNKNOWN)
-
-
-def _absolute(target: str) -> tuple[str, str, int | None, str] | None:
-    """Scheme, host, port and target of an absolute URL."""
-    try:
-        parts = urlsplit(target)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in _PORTS or not host:
-        return None
-    return parts.scheme, host, port, (parts.path or "/") + ("?" + parts.query) * bool(parts.query)
+    return BY_V1_CALL.get((method, path.removeprefix(prefix)), UNKNOWN)
 
 
 def process_id_of(headers: Headers, body: bytes) -> int | None:
@@ -161,8 +134,9 @@ def process_id_of(headers: Headers, body: bytes) -> int | None:
 def to_v2_target(base_url: str, target: str, request: Request) -> str:
     """The target of that request: ``base_url``'s path before it, the caller's query after it."""
     authority = "" if target[:1] == "/" else "/".join(target.split("/", 3)[:3])
+    _, slash, prefix = base_url.partition("://")[2].partition("/")
     _, mark, query = target.partition("?")
-    return authority + urlsplit(base_url).path + request.path + mark + query
+    return authority + slash + prefix + request.path + mark + query
 
 
 def to_v2_headers(headers: Headers, endpoint: Endpoint) -> Headers:
@@ -171,21 +145,23 @@ def to_v2_headers(headers: Headers, endpoint: Endpoint) -> Headers:
     Where the body is dropped, those that described it are, too; a POST without a body says so
     (RFC 9110, 8.6).
     """
-    if not endpoint.names_job and endpoint.v2_method == endpoint.method:
-        return headers
-    kept = [*headers]
     if endpoint.names_job:
-        kept = [(name, value) for name, value in headers if not describes_body(name.lower())]
-    if endpoint.v2_method == "POST" and not any(
-        name.lower() in (b"content-length", b"transfer-encoding") for name, _ in kept
-    ):
+        kept, framed = [pair for pair in headers if not describes_body(pair[0])], False
+    elif endpoint.v2_method == endpoint.method:
+        return headers
+    else:
+        kept = [*headers]
+        framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in kept)
+    if endpoint.v2_method == "POST" and not framed:
         kept.append((b"Content-Length", b"0"))
     return kept
 
 
-def describes_body(name: bytes) -> bool:
-    """Whether a header of that (lower-case) name speaks of a body."""
-    return name.startswith(b"content-") or name in (b"transfer-encoding", b"trailer", b"expect")
+@lru_cache(maxsize=128)
+def describes_body(name: bytes | str) -> bool:
+    """Whether a header of that name speaks of a body."""
+    text = (name if isinstance(name, str) else name.decode("latin-1")).lower()
+    return text.startswith("content-") or text in ("transfer-encoding", "trailer", "expect")
 
 
 def to_v1_status(endpoint: Endpoint, status: int) -> int:
@@ -247,6 +223,13 @@ class Forward(NamedTuple):
 MoveSteps = Generator[EvaluateFlag | Forward, Any, None]
 
 
+class _QuietCall(Call):
+    """Of all but the cancel, ``interceptor`` and the gateway say themselves what is left to v1."""
+
+    def notify(self, *facts: Any) -> None:
+        pass
+
+
 def move(
     context: CallContext,
     endpoint: Endpoint,
@@ -270,9 +253,7 @@ def move(
     Raises:
         ApiVersionRetiredError: as ``cancel_job``, but only if ``strict``.
     """
-    if endpoint is not CANCEL:  # of the others, ``interceptor`` and gateway say what is left to v1
-        context = context._replace(notify=lambda notice: None)
-    call = Call(context, process_id or 0, endpoint)
+    call = (Call if endpoint is CANCEL else _QuietCall)(context, process_id or 0, endpoint)
     outcome, status = "interrupted", None
     try:
         try:

@@ -11,19 +11,18 @@ from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint
 from revenuebase_compat.core.protocol import Request
 
-from .base import Call
-from .bodies import (
+from .base import (
+    LibraryCall,
     as_bytes,
     encoding_of,
     is_text,
     peek,
-    raw_headers,
     read_ahead,
     without_body_headers,
 )
 
 
-class AiohttpCall(Call):
+class AiohttpCall(LibraryCall):
     """Given are the method and the URL."""
 
     asynchronous = True
@@ -51,9 +50,8 @@ class AiohttpCall(Call):
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         if moved is None:
-            return await self._send(*self._given, **self._options)
-        method = self._given[0].upper()
-        url = self._owner._build_url(self._given[1])
+            return await self._original(self._owner, *self._given, **self._options)
+        method, url = self._given[0].upper(), self._owner._build_url(self._given[1])
         target = type(url)(to_v2_target(self._base_url, url.raw_path_qs, moved), encoded=True)
         options = self._options
         # A copy of the session: the session's own headers, base URL and repeats would be in force.
@@ -73,7 +71,7 @@ class AiohttpCall(Call):
                 self._owner._retry_connection = False
         self._owner._base_url = None  # beside which older ones take no absolute URL
         try:
-            response = await self._send(moved.method, url.join(target), **options)
+            response = await self._original(self._owner, moved.method, url.join(target), **options)
         finally:
             self._owner.detach()
             self._owner = session
@@ -84,9 +82,6 @@ class AiohttpCall(Call):
             response._request_info = type(info)(url, method, info.headers, url)
             response._cache.clear()  # of the properties over these
         return response
-
-    def headers_of(self, response: Any) -> Headers:
-        return raw_headers(response._headers)
 
     async def close(self, response: Any) -> None:
         response.close()
@@ -122,9 +117,8 @@ def _request(original: Any) -> Any:
         # Raised from within, it would show the URL of v2, and end a rehearsal at the 410.
         check = kw.pop("raise_for_status", None)
         check = self._raise_for_status if check is None else check
-        options = {**kw, "raise_for_status": False}
-        base_url = active.settings.base_url
-        call = AiohttpCall(base_url, original, self, [method, str_or_url], options)
+        kw["raise_for_status"] = False
+        call = AiohttpCall(active.settings.base_url, original, self, method, str_or_url, **kw)
         response = await interceptor.intercept(active, endpoint, call)
         if callable(check):
             await check(response)

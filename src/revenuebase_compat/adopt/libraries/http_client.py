@@ -9,26 +9,15 @@ from types import coroutine
 from typing import Any
 
 from revenuebase_compat.adopt import interceptor
-from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_target
+from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint
 from revenuebase_compat.core.protocol import Request
 
-from .base import Call
-from .bodies import encoding_of, is_text, peek, raw_headers, without_body_headers
+from .base import LibraryCall, raw_headers, without_body_headers
 
 
-class HttpClientCall(Call):
+class HttpClientCall(LibraryCall):
     """Given are the method and the URL."""
-
-    def encoding(self) -> Headers:
-        return encoding_of(self._options["headers"])
-
-    async def peek(self) -> bytes:
-        seen, self._options["body"] = await peek(self._options["body"])
-        return seen
-
-    def replayable(self) -> bool:
-        return is_text(self._options["body"])
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         method, target, options = *self._given, self._options
@@ -36,11 +25,8 @@ class HttpClientCall(Call):
             method, target = moved.method, to_v2_target(self._base_url, target, moved)
             if endpoint.names_job:
                 options = {"headers": without_body_headers(options["headers"])}
-        await self._send(method, target, **options)
+        self._original(self._owner, method, target, **options)
         return await _fetched()
-
-    def headers_of(self, response: Any) -> Headers:
-        return raw_headers(response.headers)
 
     async def close(self, response: Any) -> None:
         self._owner.close()  # what is left of an answer would be in the way
@@ -93,9 +79,8 @@ def request(original: Any) -> Any:
             scheme = "https" if self.default_port == 443 else "http"
             endpoint = active.endpoint(method, scheme, host, port, url)
             if endpoint is not None:
-                call = HttpClientCall(
-                    active.settings.base_url, original, self, [method, url], options
-                )
+                base_url = active.settings.base_url
+                call = HttpClientCall(base_url, original, self, method, url, **options)
                 steps = interceptor.intercept(active, endpoint, call)
                 interceptor.run_now(steps)
                 self.getresponse = _Fetch(_fetch, self, steps)
