@@ -52,13 +52,8 @@ V1_PATHS = frozenset(one.path for one in ENDPOINTS)
 V1_ENDINGS = tuple(V1_PATHS)
 RAW_V1_PATHS = frozenset(path.encode() for path in V1_PATHS)
 
+#: Decides from now on; ``None``: everything passes.
 active: Interceptor | None = None
-
-
-def put_in_force(interceptor: Interceptor | None) -> None:
-    """Decide by these settings from now on; ``None``: let everything pass."""
-    global active
-    active = interceptor
 
 
 class Interceptor:

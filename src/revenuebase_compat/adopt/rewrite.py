@@ -17,7 +17,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from revenuebase_compat.core import responses
 from revenuebase_compat.core.calls import Call, CallContext
-from revenuebase_compat.core.decoding import Response, unpack
+from revenuebase_compat.core.decoding import unpack
 from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, START, Endpoint
 from revenuebase_compat.core.errors import ApiVersionRetiredError, InvalidProcessIdError
 from revenuebase_compat.core.models import check_process_id
@@ -192,15 +192,13 @@ def to_v1_body(status: int, headers: Headers, body: bytes) -> bytes:
     for item in errors:
         item["loc"][0] = "body"
     translated = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-    return translated if response.body is body else _pack(response, translated)
-
-
-def _pack(response: Response, body: bytes) -> bytes:
+    if response.body is body:
+        return translated
     import zlib
 
     gzip = "gzip" in (response.header(b"content-encoding") or "")
     packer = zlib.compressobj(wbits=31 if gzip else 15)
-    return packer.compress(body) + packer.flush()
+    return packer.compress(translated) + packer.flush()
 
 
 def to_v1_location(url: str, location: str) -> str:
