@@ -25,11 +25,12 @@ class PatchingFinder:
     """Finds what the others find. Never removed, only inert: a removal would make a thread that
     walks the list skip one."""
 
+    #: Called with each library's module once it is loaded; ``None``: do nothing.
+    on_loaded: Callable[[ModuleType], object] | None = None
+    #: Called when a module is looked for; imports nothing, and never raises.
+    on_look: Callable[[], object] | None = None
+
     def __init__(self) -> None:
-        #: Called with each library's module once it is loaded; ``None``: do nothing.
-        self.on_loaded: Callable[[ModuleType], object] | None = None
-        #: Called when a module is looked for; imports nothing, and never raises.
-        self.on_look: Callable[[], object] | None = None
         self._looking_for: set[str] = set()
 
     def enable(self) -> None:

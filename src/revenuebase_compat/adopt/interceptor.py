@@ -12,7 +12,7 @@ built here or when an ``Interceptor`` is made: a fork in the middle of one finds
 from __future__ import annotations
 
 import ipaddress  # noqa: F401 (the first look at another host would import it)
-import logging  # noqa: F401 (as would the first notice)
+import logging
 import time
 import zlib  # noqa: F401 (as would the first compressed body)
 from collections.abc import Coroutine
@@ -52,6 +52,8 @@ V1_PATHS = frozenset(one.path for one in ENDPOINTS)
 V1_ENDINGS = tuple(V1_PATHS)
 RAW_V1_PATHS = frozenset(path.encode() for path in V1_PATHS)
 
+_LOGGER = logging.getLogger("revenuebase_compat")
+
 #: Decides from now on; ``None``: everything passes.
 active: Interceptor | None = None
 
@@ -60,19 +62,12 @@ class Interceptor:
     """The settings in force, and what is decided by them.
 
     Args:
-        settings: which version, as for our own calls.
-        strict: raise what would otherwise be logged, and the request sent as it was.
-        rehearse: raise for every request that would be left to v1.
+        settings, strict, rehearse: as ``patching.install`` takes them.
         report: where each v1 request is written down.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        *,
-        strict: bool = False,
-        rehearse: bool = False,
-        report: Report | None = None,
+        self, settings: Settings, *, strict: bool, rehearse: bool, report: Report | None
     ) -> None:
         self.settings = settings
         self.strict = strict or rehearse
@@ -84,9 +79,8 @@ class Interceptor:
 
     def concerns(self, host: str, target: str) -> bool:
         """A first look, as most requests are none of v1."""
-        return (
-            self.host in host.lower() or target[:1] != "/" or target.partition("?")[0] in V1_PATHS
-        )
+        path = target.partition("?")[0]
+        return self.host in host.lower() or path[:1] != "/" or path in V1_PATHS
 
     def endpoint(
         self, method: str, scheme: str, host: str, port: int | None, target: str
@@ -96,7 +90,7 @@ class Interceptor:
             found = rewrite.recognise(self.settings.base_url, method, scheme, host, port, target)
             if found is None:
                 self._other_host(method, scheme, host, port, target)
-            elif found.successor is None:
+            elif found.v2_path is None:
                 # Not the path of an unknown one, which may hold anything.
                 call = found.call if found.path in V1_PATHS else f"{method} /v1/…"
                 self.record(call, "left")
@@ -142,13 +136,11 @@ class Interceptor:
 
     def moved(self, endpoint: Endpoint, fate: Fate) -> None:
         """A request goes to v2."""
-        notices.log(
-            ("moved", endpoint.name),
-            "info",
-            lambda: f"this program's {endpoint.call} is sent as {endpoint.successor}",
-            time.monotonic(),
-        )
-        self.record(endpoint.call, fate)
+        if _LOGGER.isEnabledFor(logging.INFO):  # most programs never see it
+            words = f"this program's {endpoint.call} is sent as {endpoint.successor}"
+            notices.log(("moved", endpoint.name), "info", words, time.monotonic())
+        if self.report is not None:
+            self.record(endpoint.call, fate)
 
     def refuse(self, what: str, *, decided: bool = False) -> None:
         """Raise where nothing may be left to v1: in a rehearsal, and under strict once v1 is gone.

@@ -259,7 +259,7 @@ def move(
         except ApiVersionRetiredError:
             if strict:
                 raise
-        moved = call.route is not None and call.version is V2
+        moved = call.route is not None and call.route.version is V2
         call.attempts, call.maybe_applied = 1, True
         answer = yield Forward(to_v2(endpoint, process_id) if moved else None)
         if not moved:
