@@ -10,7 +10,6 @@ import functools
 import os
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -62,8 +61,7 @@ def install(
     for name in ("v2_flag", "on_event"):
         named = getattr(chosen, name)
         if isinstance(named, str):
-            found: Any = {name: flags.resolve(name, named)}
-            chosen = replace(chosen, **found)
+            flags.resolve(name, named)  # wrong now rather than amid a request
     _put_in_force(chosen, strict, rehearse)
     for name in LIBRARIES:
         if name in sys.modules:

@@ -19,7 +19,7 @@ from revenuebase_compat.core import responses
 from revenuebase_compat.core.calls import Call, CallContext
 from revenuebase_compat.core.decoding import unpack
 from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, START, Endpoint
-from revenuebase_compat.core.errors import ApiVersionRetiredError, InvalidProcessIdError
+from revenuebase_compat.core.errors import ApiVersionRetiredError
 from revenuebase_compat.core.models import check_process_id
 from revenuebase_compat.core.notices import NoticeKind
 from revenuebase_compat.core.protocol import Request, to_v2
@@ -32,9 +32,6 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 #: Another path of v1, which the vendor's documents do not hold: it passes as it is.
 UNKNOWN = Endpoint("unknown", "", "/v1/", None, None)
-
-#: Redirects that keep the method (RFC 9110, 15.4.8 and 15.4.9).
-KEEPS_METHOD = (307, 308)
 
 _PORTS = {"https": 443, "http": 80}
 
@@ -115,19 +112,12 @@ def process_id_of(headers: Headers, body: bytes) -> int | None:
     Of the headers Content-Encoding alone counts: which content types v1 takes depends on its
     framework's release.
     """
-    request = unpack(0, headers, body)
-    if request.problem:
-        return None
     try:
-        data = json.loads(request.body)
-    except (ValueError, RecursionError):
-        return None
-    value = data.get("process_id") if isinstance(data, dict) else None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    try:
+        value = json.loads(unpack(0, headers, body).body)["process_id"]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         return check_process_id(value)
-    except InvalidProcessIdError:
+    except (ValueError, RecursionError, LookupError, TypeError):
         return None
 
 
@@ -168,10 +158,10 @@ def to_v1_status(endpoint: Endpoint, status: int) -> int:
     """The status that the caller's library sees.
 
     A library that believes it has sent a POST would repeat it, body and all, where a redirect
-    keeps the method; 303 has it follow with the GET that was sent.
+    keeps the method (RFC 9110, 15.4.8 and 15.4.9); 303 has it follow with the GET that was sent.
     """
     turned = endpoint.v2_method == "GET" and endpoint.method == "POST"
-    return 303 if turned and status in KEEPS_METHOD else status
+    return 303 if turned and status in (307, 308) else status
 
 
 def to_v1_body(status: int, headers: Headers, body: bytes) -> bytes:
@@ -186,7 +176,7 @@ def to_v1_body(status: int, headers: Headers, body: bytes) -> bytes:
         data: Any = json.loads(response.body)
         errors = [item for item in data["detail"] if item["loc"] == ["path", "process_id"]]
     except (ValueError, RecursionError, LookupError, TypeError):
-        return body
+        errors = []
     if not errors:
         return body
     for item in errors:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Generator
+from functools import lru_cache
 from types import coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
@@ -49,7 +49,26 @@ def _fetched() -> Generator[None, Any, Any]:
     return (yield)
 
 
-@functools.lru_cache(maxsize=64)
+class _Fetch(NamedTuple):
+    """``getresponse`` of one recognised request."""
+
+    connection: Any
+    steps: Any
+
+    def __call__(self) -> Any:
+        del self.connection.getresponse
+        while True:
+            try:
+                response = self.connection.getresponse()
+            except BaseException as error:
+                return self.steps.throw(error)
+            try:
+                self.steps.send(response)
+            except StopIteration as stop:
+                return stop.value
+
+
+@lru_cache(maxsize=64)
 def _of_urllib3(kind: Any) -> bool:
     """Whether a connection is one of urllib3's, whose pool was patched: it was decided on there."""
     return any(base.__module__.partition(".")[0] == "urllib3" for base in kind.__mro__)
@@ -83,25 +102,8 @@ def request(original: Any) -> Any:
                 call = HttpClientCall(base_url, original, self, method, url, **options)
                 steps = interceptor.intercept(active, endpoint, call)
                 interceptor.run_now(steps)
-                self.getresponse = _Fetch(_fetch, self, steps)
+                self.getresponse = _Fetch(self, steps)
                 return
         original(self, method, url, **options)
 
     return request
-
-
-class _Fetch(functools.partial[Any]):
-    """``getresponse`` of one recognised request."""
-
-
-def _fetch(connection: Any, steps: Any) -> Any:
-    del connection.getresponse
-    while True:
-        try:
-            response = connection.getresponse()
-        except BaseException as error:
-            return steps.throw(error)
-        try:
-            steps.send(response)
-        except StopIteration as stop:
-            return stop.value
