@@ -49,11 +49,9 @@ class PatchingFinder:
             return None
         self._looking_for.add(name)
         try:
-            for finder in [*sys.meta_path]:
+            for finder in [one for one in sys.meta_path if one is not self]:
                 find = getattr(finder, "find_spec", None)
-                spec: ModuleSpec | None = None
-                if finder is not self and find is not None:
-                    spec = find(name, path, target)
+                spec: ModuleSpec | None = find(name, path, target) if find else None
                 if spec is not None:
                     if hasattr(spec.loader, "exec_module"):
                         spec.loader = _PatchingLoader(spec.loader)  # type: ignore[assignment]

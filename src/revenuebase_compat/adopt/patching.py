@@ -66,7 +66,7 @@ def install(
     for name in LIBRARIES:
         if name in sys.modules:
             import_module(name)  # waits for another thread's
-    _look()
+    patch()
 
 
 def install_from_environment(*, strict: bool, rehearse: bool) -> None:
@@ -85,7 +85,7 @@ def install_from_environment(*, strict: bool, rehearse: bool) -> None:
         if name not in ignored:
             write_stderr(f"{complaint}{WITHOUT}")
     _put_in_force(settings, strict, rehearse)
-    _look()
+    patch()
 
 
 def uninstall() -> None:
@@ -101,10 +101,21 @@ def uninstall() -> None:
     sdk_names.remove()
 
 
-def patch(module: ModuleType) -> None:
-    """Patch a library's module that is loaded, and every other one that is and is still bare."""
-    _patch(module)
-    _look()
+def patch(module: ModuleType | None = None) -> None:
+    """Patch a library's module that is loaded, and every other one that is finished and still bare.
+
+    Another tool may have hidden the import of those.
+    """
+    active = interceptor.active
+    for one in (module, *map(finished, LIBRARIES)):
+        if active is None or one is None or one.__name__ not in LIBRARIES:
+            continue
+        try:
+            if one.__name__ == "revenuebase_sdk":
+                sdk_names.restore(one)
+            _wrap_points(one)
+        except Exception as error:
+            active.fail_open(error, f"{one.__name__} is left as it is")
 
 
 def _put_in_force(settings: Settings, strict: bool, rehearse: bool) -> None:
@@ -114,33 +125,13 @@ def _put_in_force(settings: Settings, strict: bool, rehearse: bool) -> None:
     FINDER.enable()
 
 
-def _look() -> None:
-    """Patch what is loaded, finished and still bare: another tool may have hidden its import."""
-    for name in LIBRARIES:
-        module = finished(name)
-        if module is not None:
-            _patch(module)
-
-
-def _patch(module: ModuleType) -> None:
-    active = interceptor.active
-    if active is None or module.__name__ not in LIBRARIES:
-        return
-    try:
-        if module.__name__ == "revenuebase_sdk":
-            sdk_names.restore(module)
-        _wrap_points(module)
-    except Exception as error:
-        active.fail_open(error, f"{module.__name__} is left as it is")
-
-
 #: Modules whose points are all patched. A new module object of that name is not in here.
 _patched: dict[str, ModuleType] = {}
 _WRAPPED = tuple(name for name, row in LIBRARIES.items() if row[3])
 
 
 def _look_again() -> None:
-    """``_look`` under the global import lock, where nothing may be imported or logged."""
+    """``patch`` under the global import lock, where nothing may be imported or logged."""
     for name in _WRAPPED:
         module = sys.modules.get(name)
         if module is not None and _patched.get(name) is not module:

@@ -96,17 +96,16 @@ def prepare(path: str) -> str:
     """
     from revenuebase_compat.core.errors import ConfigurationError
 
-    absolute, wrong = os.path.abspath(path), ""
+    absolute = os.path.abspath(path)
     try:
         if os.path.lexists(absolute) and not stat.S_ISREG(os.lstat(absolute).st_mode):
-            wrong = "a folder, a symlink or a device"
-        else:
-            with os.fdopen(os.open(absolute, os.O_RDWR | _FLAGS, 0o600), "rb") as lines:
-                wrong = "" if _is_report(lines) else "holds something else"
+            raise OSError("a folder, a symlink or a device")
+        with os.fdopen(os.open(absolute, os.O_RDWR | _FLAGS, 0o600), "rb") as lines:
+            if not _is_report(lines):
+                raise OSError("holds something else")
     except (OSError, ValueError) as error:
-        wrong = _reason(error)
-    if wrong:
-        raise ConfigurationError(f"report {path!r}: {wrong}; give a file of its own")
+        why = f"{_reason(error)}; give a file of its own"
+        raise ConfigurationError(f"report {path!r}: {why}") from None
     return absolute
 
 
