@@ -96,7 +96,7 @@ class _Policy:
         if status_code in hidden:
             return False
         ask = super().is_retry  # type: ignore[misc]
-        methods = {method, given[0]} if method == sent[0] else {method}
+        methods = (given[0], method) if method == sent[0] != given[0] else (method,)
         return all(ask(one, status_code, has_retry_after) for one in methods)
 
     def increment(self, method: Any = None, url: Any = None, *args: Any, **kw: Any) -> Any:
