@@ -155,6 +155,11 @@ class Interceptor:
                 api_version=V1,
             )
 
+    def leave(self, endpoint: Endpoint) -> None:
+        """By the settings, a request goes to v1."""
+        self.refuse(endpoint.call, decided=True)
+        self.log_left(endpoint, endpoint.call)
+
     def log_left(self, endpoint: Endpoint, call: str) -> None:
         """A request goes to v1."""
         if endpoint is CANCEL:
@@ -245,16 +250,19 @@ async def _decide(
                 active.warn((endpoint, "no job"), rewrite.no_job_words(endpoint))
                 return None, None
         replayable = endpoint.names_job or call.replayable()
-        facts = active.context, endpoint, process_id
-        steps: Any = rewrite.move(*facts, replayable=replayable, strict=active.strict)
+        steps: Any = rewrite.move(
+            active.context,
+            endpoint,
+            process_id,
+            replayable=replayable,
+            strict=active.strict,
+            leave=active.leave,
+        )
         command = next(steps)
         while isinstance(command, EvaluateFlag):
             ask: Any = flags.ask_async if call.asynchronous else flags.ask
             asked = ask(active.settings.v2_flag, command.context)
             command = steps.send(await asked if call.asynchronous else asked)
-        if command.request is None:
-            active.refuse(endpoint.call, decided=True)
-            active.log_left(endpoint, endpoint.call)
     except Exception as error:
         active.fail_open(error)
         return None, None

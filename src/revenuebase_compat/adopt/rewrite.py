@@ -9,7 +9,7 @@ there is no way back.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -225,6 +225,7 @@ def move(
     *,
     replayable: bool = True,
     strict: bool = False,
+    leave: Callable[[Endpoint], object] = lambda endpoint: None,
 ) -> MoveSteps:
     """Decide on one recognised request, send it, and follow a v1 that answers 410.
 
@@ -237,6 +238,7 @@ def move(
         replayable: whether the body can be sent a second time, should v1 answer 410; where it
             cannot, the 410 is the answer, and the memory of it moves the next request.
         strict: raise what v1 itself would otherwise say.
+        leave: called before a request is left to v1, which it may refuse by raising.
 
     Raises:
         ApiVersionRetiredError: as ``cancel_job``, but only if ``strict``.
@@ -250,6 +252,8 @@ def move(
             if strict:
                 raise
         moved = call.route is not None and call.route.version is V2
+        if not moved:
+            leave(endpoint)
         call.attempts, call.maybe_applied = 1, True
         answer = yield Forward(to_v2(endpoint, process_id) if moved else None)
         if not moved:
