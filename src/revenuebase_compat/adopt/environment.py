@@ -20,14 +20,14 @@ def lenient_settings(environ: Mapping[str, str]) -> tuple[Settings, dict[str, st
     A mistake never moves more jobs than asked: where ``v2_flag`` or ``api_version`` is broken, the
     rollout's share counts as 0.
     """
-    given = {variable: environ[variable] for variable in VARIABLES.values() if variable in environ}
+    given = {variable: environ.get(variable, "") for variable in VARIABLES.values()}
     complaints: dict[str, str] = {}
     for name, variable in VARIABLES.items():
         try:
-            Settings.from_env({variable: given[variable]} if variable in given else {})
+            Settings.from_env({variable: given[variable]})
         except ConfigurationError as error:
             complaints[name] = str(error)
-            del given[variable]
-    if not complaints.keys().isdisjoint({"v2_flag", "api_version"}):
-        given.pop(VARIABLES["v2_rollout"], None)
+            given[variable] = ""
+    if complaints.keys() & {"v2_flag", "api_version"}:
+        given[VARIABLES["v2_rollout"]] = ""
     return Settings.from_env(given), complaints

@@ -25,11 +25,12 @@ class PatchingFinder:
     """Finds what the others find. Never removed, only inert: a removal would make a thread that
     walks the list skip one."""
 
+    #: Called with each library's module once it is loaded; ``None``: do nothing.
+    on_loaded: Callable[[ModuleType], object] | None = None
+    #: Called when a module is looked for; imports nothing, and never raises.
+    on_look: Callable[[], object] | None = None
+
     def __init__(self) -> None:
-        #: Called with each library's module once it is loaded; ``None``: do nothing.
-        self.on_loaded: Callable[[ModuleType], object] | None = None
-        #: Called when a module is looked for; imports nothing, and never raises.
-        self.on_look: Callable[[], object] | None = None
         self._looking_for: set[str] = set()
 
     def enable(self) -> None:
@@ -48,11 +49,9 @@ class PatchingFinder:
             return None
         self._looking_for.add(name)
         try:
-            for finder in [*sys.meta_path]:
+            for finder in [one for one in sys.meta_path if one is not self]:
                 find = getattr(finder, "find_spec", None)
-                spec: ModuleSpec | None = None
-                if finder is not self and find is not None:
-                    spec = find(name, path, target)
+                spec: ModuleSpec | None = find(name, path, target) if find else None
                 if spec is not None:
                     if hasattr(spec.loader, "exec_module"):
                         spec.loader = _PatchingLoader(spec.loader)  # type: ignore[assignment]
@@ -70,10 +69,6 @@ class _PatchingLoader:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        found: ModuleType | None = self._loader.create_module(spec)
-        return found
 
     def exec_module(self, module: ModuleType) -> None:
         module.__loader__ = self._loader

@@ -12,12 +12,11 @@ built here or when an ``Interceptor`` is made: a fork in the middle of one finds
 from __future__ import annotations
 
 import ipaddress  # noqa: F401 (the first look at another host would import it)
-import logging  # noqa: F401 (as would the first notice)
+import logging
 import time
 import zlib  # noqa: F401 (as would the first compressed body)
 from collections.abc import Coroutine
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -58,32 +57,22 @@ V1_PATHS = frozenset(one.path for one in ENDPOINTS)
 V1_ENDINGS = tuple(V1_PATHS)
 RAW_V1_PATHS = frozenset(path.encode() for path in V1_PATHS)
 
+_LOGGER = logging.getLogger("revenuebase_compat")
+
+#: Decides from now on; ``None``: everything passes.
 active: Interceptor | None = None
-
-
-def put_in_force(interceptor: Interceptor | None) -> None:
-    """Decide by these settings from now on; ``None``: let everything pass."""
-    global active
-    active = interceptor
 
 
 class Interceptor:
     """The settings in force, and what is decided by them.
 
     Args:
-        settings: which version, as for our own calls.
-        strict: raise what would otherwise be logged, and the request sent as it was.
-        rehearse: raise for every request that would be left to v1.
+        settings, strict, rehearse: as ``patching.install`` takes them.
         report: where each v1 request is written down.
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        *,
-        strict: bool = False,
-        rehearse: bool = False,
-        report: Report | None = None,
+        self, settings: Settings, *, strict: bool, rehearse: bool, report: Report | None
     ) -> None:
         self.settings = settings
         self.strict = strict or rehearse
@@ -92,14 +81,11 @@ class Interceptor:
         self.host = urlsplit(settings.base_url).hostname or ""
         self.raw_host = self.host.encode()
         self.context = call_context(settings, _notify)
-        self._loopback = is_loopback(self.host)
-        self._unresolved = isinstance(settings.v2_flag, str)
 
     def concerns(self, host: str, target: str) -> bool:
         """A first look, as most requests are none of v1."""
-        return (
-            self.host in host.lower() or target[:1] != "/" or target.partition("?")[0] in V1_PATHS
-        )
+        path = target.partition("?")[0]
+        return self.host in host.lower() or path[:1] != "/" or path in V1_PATHS
 
     def endpoint(
         self, method: str, scheme: str, host: str, port: int | None, target: str
@@ -109,7 +95,7 @@ class Interceptor:
             found = rewrite.recognise(self.settings.base_url, method, scheme, host, port, target)
             if found is None:
                 self._other_host(method, scheme, host, port, target)
-            elif found.successor is None:
+            elif found.v2_path is None:
                 # Not the path of an unknown one, which may hold anything.
                 call = found.call if found.path in V1_PATHS else f"{method} /v1/…"
                 self.record(call, "left")
@@ -123,9 +109,9 @@ class Interceptor:
 
     def resolve_names(self) -> None:
         """Import what settings name by a string: at the first request, outside any import."""
-        if not self._unresolved:
+        flag = self.settings.v2_flag
+        if not isinstance(flag, str):
             return
-        flag: Any = self.settings.v2_flag
         changed: dict[str, Any] = {"v2_flag": None, "v2_rollout": 0}
         try:
             changed = {"v2_flag": flags.resolve("v2_flag", flag)}
@@ -135,7 +121,6 @@ class Interceptor:
             write_stderr(f"{error}; no job is moved before the sunset")
         self.settings = replace(self.settings, **changed)
         self.context = self.context._replace(settings=self.settings)
-        self._unresolved = False
 
     def fail_open(self, error: Exception, so: str = "a request to API v1 is sent as it is") -> None:
         """Let it pass, as nothing was sent yet."""
@@ -156,9 +141,11 @@ class Interceptor:
 
     def moved(self, endpoint: Endpoint, fate: Fate) -> None:
         """A request goes to v2."""
-        words = partial(rewrite.moved_words, endpoint)
-        notices.log(("moved", endpoint.name), "info", words, time.monotonic())
-        self.record(endpoint.call, fate)
+        if _LOGGER.isEnabledFor(logging.INFO):  # most programs never see it
+            words = f"this program's {endpoint.call} is sent as {endpoint.successor}"
+            notices.log(("moved", endpoint.name), "info", words, time.monotonic())
+        if self.report is not None:
+            self.record(endpoint.call, fate)
 
     def refuse(self, what: str, *, decided: bool = False) -> None:
         """Raise where nothing may be left to v1: in a rehearsal, and under strict once v1 is gone.
@@ -173,6 +160,11 @@ class Interceptor:
                 api_version=V1,
             )
 
+    def leave(self, endpoint: Endpoint) -> None:
+        """By the settings, a request goes to v1."""
+        self.refuse(endpoint.call, decided=True)
+        self.log_left(endpoint, endpoint.call)
+
     def log_left(self, endpoint: Endpoint, call: str) -> None:
         """A request goes to v1."""
         if endpoint is CANCEL:
@@ -180,7 +172,7 @@ class Interceptor:
         said = rewrite.pass_through(self.settings, now_of(self.context), endpoint, call)
         notices.log_left(*said)
         if endpoint is START:
-            notices.warn_at(notices.call_site(SKIPPED_FRAMES), said.words)
+            notices.warn_at(notices.call_site(SKIPPED_FRAMES), said[-1])
 
     def out_of_reach(self, endpoint: Endpoint, why: str) -> None:
         """A request that cannot be moved, for a reason that lies in how it is sent."""
@@ -193,11 +185,15 @@ class Interceptor:
         endpoint = BY_V1_CALL.get((method, target.partition("?")[0]))
         if endpoint is None:
             return
+        base_url = self.settings.base_url
         # localhost and 127.0.0.1 are one server, by two names.
-        alias = self._loopback and is_loopback(host.lower().strip("[]"))
-        alias = alias and port == rewrite.origin(self.settings.base_url)[2]
-        where = f"{scheme}://{host}" + (f":{port}" if port else "")
-        words = rewrite.other_host_words(endpoint, where, self.settings.base_url)
+        alias = is_loopback(self.host) and is_loopback(host.lower().strip("[]"))
+        alias = alias and port == rewrite.origin(base_url)[2]
+        words = (
+            f"{endpoint.call} to {scheme}://{host}{f':{port}' if port else ''} passes as it is, as "
+            f"base_url is {base_url}: to move it, set REVENUEBASE_BASE_URL to the one that the "
+            "program uses"
+        )
         if alias:
             self.record(endpoint.call, "left")
             if self.strict:
@@ -208,31 +204,29 @@ class Interceptor:
 
 async def intercept(active: Interceptor, endpoint: Endpoint, call: LibraryCall) -> Any:
     """One recognised request, from its body to the answer that its caller sees."""
+    fate: Fate = "left"
     try:
         steps, moved = await _decide(active, endpoint, call)
-    except Exception:
-        active.record(endpoint.call, "left")
-        raise
-    if steps is None:
-        active.record(endpoint.call, "left")
-        return await call.send(endpoint, None)
-    fate: Fate = "left" if moved is None else "moved"
-    try:
-        while True:
-            if moved is not None:
-                active.moved(endpoint, fate)
-            response = await call.send(endpoint, moved)
-            # Of v2's 200, which passes as it is, no header is read.
-            plain = moved is not None and response.status == 200
-            answer = Response(response.status, [] if plain else call.headers_of(response))
-            after = _next(steps, answer)
-            if after is None:
-                break
-            await call.close(response)
-            moved, fate = after, "followed"
-    except BaseException as error:
-        steps.throw(error)
-        raise
+        if steps is None:
+            return await call.send(endpoint, None)
+        following: Fate = "moved"
+        try:
+            while True:
+                if moved is not None:
+                    fate = following
+                    active.moved(endpoint, fate)
+                response = await call.send(endpoint, moved)
+                # Of v2's 200, which passes as it is, no header is read.
+                plain = moved is not None and response.status == 200
+                answer = Response(response.status, () if plain else call.headers_of(response))
+                command = steps.send(answer)
+                await call.close(response)
+                moved, following = command.request, "followed"
+        except StopIteration:  # it was the last answer
+            pass
+        except BaseException as error:
+            steps.throw(error)
+            raise
     finally:
         if fate == "left":
             active.record(endpoint.call, fate)
@@ -247,20 +241,10 @@ async def intercept(active: Interceptor, endpoint: Endpoint, call: LibraryCall) 
     return response
 
 
-def _next(steps: Any, answer: Response) -> Request | None:
-    """What is to be sent after this answer; ``None``: the answer is the last."""
-    try:
-        after: Request | None = steps.send(answer).request
-    except StopIteration:
-        return None
-    return after
-
-
 async def _decide(
     active: Interceptor, endpoint: Endpoint, call: LibraryCall
 ) -> tuple[Any, Request | None]:
     """``rewrite.move`` up to its first ``Forward``, and what that one sends; or nothing of ours."""
-    steps: Any = None
     try:
         active.resolve_names()
         process_id = None
@@ -270,26 +254,24 @@ async def _decide(
                 active.refuse(f"a request to {endpoint.call} that names no job")
                 active.warn((endpoint, "no job"), rewrite.no_job_words(endpoint))
                 return None, None
-        steps = rewrite.move(
+        replayable = endpoint.names_job or call.replayable()
+        steps: Any = rewrite.move(
             active.context,
             endpoint,
             process_id,
-            replayable=endpoint.names_job or call.replayable(),
+            replayable=replayable,
             strict=active.strict,
+            leave=active.leave,
         )
         command = next(steps)
         while isinstance(command, EvaluateFlag):
             ask: Any = flags.ask_async if call.asynchronous else flags.ask
             asked = ask(active.settings.v2_flag, command.context)
             command = steps.send(await asked if call.asynchronous else asked)
-        if command.request is None:
-            active.refuse(endpoint.call, decided=True)
-            active.log_left(endpoint, endpoint.call)
     except Exception as error:
         active.fail_open(error)
         return None, None
-    request: Request | None = command.request
-    return steps, request
+    return steps, command.request
 
 
 def run_now(steps: Coroutine[Any, Any, Any]) -> Any:

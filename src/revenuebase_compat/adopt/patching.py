@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -31,8 +30,12 @@ from .report import Report
 #: Carried by our wrappers, and seen through those of other tools.
 PATCH_MARK = "_revenuebase_compat"
 
-_WRAPPERS = {"aiohttp": aiohttp, "http_client": http_client, "httpcore": httpcore}
-_WRAPPERS["urllib3"] = urllib3
+_WRAPPERS: dict[str, ModuleType] = {
+    "aiohttp": aiohttp,
+    "http_client": http_client,
+    "httpcore": httpcore,
+    "urllib3": urllib3,
+}
 
 _applied: list[tuple[Any, str, Any, Any]] = []
 
@@ -54,18 +57,16 @@ def install(
     Raises:
         ConfigurationError: a setting is wrong, or names what is not there; nothing was changed.
     """
-    report = Report.from_env(os.environ)
     chosen = settings or Settings.from_env()
     for name in ("v2_flag", "on_event"):
         named = getattr(chosen, name)
         if isinstance(named, str):
-            found: Any = {name: flags.resolve(name, named)}
-            chosen = replace(chosen, **found)
-    _put_in_force(Interceptor(chosen, strict=strict, rehearse=rehearse, report=report))
+            flags.resolve(name, named)  # wrong now rather than amid a request
+    _put_in_force(chosen, strict, rehearse)
     for name in LIBRARIES:
         if name in sys.modules:
             import_module(name)  # waits for another thread's
-    _look()
+    patch()
 
 
 def install_from_environment(*, strict: bool, rehearse: bool) -> None:
@@ -83,14 +84,13 @@ def install_from_environment(*, strict: bool, rehearse: bool) -> None:
     for name, complaint in complaints.items():
         if name not in ignored:
             write_stderr(f"{complaint}{WITHOUT}")
-    report = Report.from_env(os.environ)
-    _put_in_force(Interceptor(settings, strict=strict, rehearse=rehearse, report=report))
-    _look()
+    _put_in_force(settings, strict, rehearse)
+    patch()
 
 
 def uninstall() -> None:
     """Undo ``install``; a patch that another tool has wrapped since stays, and does nothing."""
-    interceptor.put_in_force(None)
+    interceptor.active = None
     FINDER.on_loaded = FINDER.on_look = None
     # No lock, which a fork could leave held: two threads may have patched the same twice.
     for applied in reversed([*_applied]):
@@ -101,72 +101,57 @@ def uninstall() -> None:
     sdk_names.remove()
 
 
-def patch(module: ModuleType) -> None:
-    """Patch a library's module that is loaded, and every other one that is and is still bare."""
-    _patch(module)
-    _look()
+def patch(module: ModuleType | None = None) -> None:
+    """Patch a library's module that is loaded, and every other one that is finished and still bare.
+
+    Another tool may have hidden the import of those.
+    """
+    active = interceptor.active
+    for one in (module, *map(finished, LIBRARIES)):
+        if active is None or one is None or one.__name__ not in LIBRARIES:
+            continue
+        try:
+            if one.__name__ == "revenuebase_sdk":
+                sdk_names.restore(one)
+            _wrap_points(one)
+        except Exception as error:
+            active.fail_open(error, f"{one.__name__} is left as it is")
 
 
-def _put_in_force(chosen: Interceptor) -> None:
-    interceptor.put_in_force(chosen)
+def _put_in_force(settings: Settings, strict: bool, rehearse: bool) -> None:
+    report = Report.from_env(os.environ)
+    interceptor.active = Interceptor(settings, strict=strict, rehearse=rehearse, report=report)
     FINDER.on_loaded, FINDER.on_look = patch, _look_again
     FINDER.enable()
 
 
-def _look() -> None:
-    """Patch what is loaded, finished and still bare: another tool may have hidden its import."""
-    for name in LIBRARIES:
-        module = finished(name)
-        if module is not None:
-            _patch(module)
-
-
 #: Modules whose points are all patched. A new module object of that name is not in here.
 _patched: dict[str, ModuleType] = {}
+_WRAPPED = tuple(name for name, row in LIBRARIES.items() if row[3])
 
 
 def _look_again() -> None:
-    """The same under the global import lock, where nothing may be imported or logged."""
+    """``patch`` under the global import lock, where nothing may be imported or logged."""
     for name in _WRAPPED:
         module = sys.modules.get(name)
         if module is not None and _patched.get(name) is not module:
             module = finished(name)
             if module is not None:
                 _patched[name] = module
-                try:  # noqa: SIM105 (cheaper)
+                with suppress(Exception):  # the next import of a library will say so
                     _wrap_points(module)
-                except Exception:  # noqa: S110 (the next import of a library will say so)
-                    pass
-
-
-_WRAPPED = tuple(name for name, row in LIBRARIES.items() if row[3])
-
-
-def _patch(module: ModuleType) -> None:
-    active = interceptor.active
-    if active is None or module.__name__ not in LIBRARIES:
-        return
-    try:
-        if module.__name__ == "revenuebase_sdk":
-            sdk_names.restore(module)
-        _wrap_points(module)
-    except Exception as error:
-        active.fail_open(error, f"{module.__name__} is left as it is")
 
 
 def _wrap_points(module: ModuleType) -> None:
     *_, ours, points = LIBRARIES[module.__name__]
-    for owner, attribute in points:
-        _wrap(getattr(module, owner), attribute, getattr(_WRAPPERS[ours], attribute))
-
-
-def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    # By getattr: another tool's wrapper must be bound to the class before it is called.
-    original = getattr(owner, name)
-    if hasattr(original, PATCH_MARK):
-        return
-    wrapper = functools.update_wrapper(make(original), original)
-    del wrapper.__wrapped__  # by which other tools undo what they take for their own
-    setattr(wrapper, PATCH_MARK, True)
-    setattr(owner, name, wrapper)
-    _applied.append((owner, name, wrapper, original))
+    for kind, name in points:
+        owner = getattr(module, kind)
+        # By getattr: another tool's wrapper must be bound to the class before it is called.
+        original = getattr(owner, name)
+        if hasattr(original, PATCH_MARK):
+            continue
+        wrapper = functools.update_wrapper(getattr(_WRAPPERS[ours], name)(original), original)
+        del wrapper.__wrapped__  # by which other tools undo what they take for their own
+        setattr(wrapper, PATCH_MARK, True)
+        setattr(owner, name, wrapper)
+        _applied.append((owner, name, wrapper, original))

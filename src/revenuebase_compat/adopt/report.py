@@ -45,9 +45,9 @@ class Report:
         try:
             # Sites are told from here, wherever the program changes to.
             self._root = os.path.join(os.getcwd(), "")
-            self._open()
-        except OSError:
-            self._file = -1  # record() tries again
+            self._descriptor()
+        except OSError:  # record() tries again
+            pass
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Report | None:
@@ -71,15 +71,13 @@ class Report:
     def _descriptor(self) -> int:
         # A program that makes itself a daemon closes descriptors, and their numbers are used anew.
         try:
-            known = _identity(self._file) == self._identity
+            if _identity(self._file) == self._identity:
+                return self._file
         except OSError:
-            known = False
-        return self._file if known else self._open()
-
-    def _open(self) -> int:
-        file = os.open(self.path, os.O_WRONLY | _FLAGS, 0o600)
-        self._file, self._identity = file, _identity(file)
-        return file
+            pass
+        self._file = os.open(self.path, os.O_WRONLY | _FLAGS, 0o600)
+        self._identity = _identity(self._file)
+        return self._file
 
 
 def _identity(file: int) -> tuple[int, int]:
@@ -98,17 +96,16 @@ def prepare(path: str) -> str:
     """
     from revenuebase_compat.core.errors import ConfigurationError
 
-    absolute, wrong = os.path.abspath(path), ""
+    absolute = os.path.abspath(path)
     try:
         if os.path.lexists(absolute) and not stat.S_ISREG(os.lstat(absolute).st_mode):
-            wrong = "a folder, a symlink or a device"
-        else:
-            with os.fdopen(os.open(absolute, os.O_RDWR | _FLAGS, 0o600), "rb") as lines:
-                wrong = "" if _is_report(lines) else "holds something else"
+            raise OSError("a folder, a symlink or a device")
+        with os.fdopen(os.open(absolute, os.O_RDWR | _FLAGS, 0o600), "rb") as lines:
+            if not _is_report(lines):
+                raise OSError("holds something else")
     except (OSError, ValueError) as error:
-        wrong = _reason(error)
-    if wrong:
-        raise ConfigurationError(f"report {path!r}: {wrong}; give a file of its own")
+        why = f"{_reason(error)}; give a file of its own"
+        raise ConfigurationError(f"report {path!r}: {why}") from None
     return absolute
 
 

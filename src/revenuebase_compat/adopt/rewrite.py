@@ -2,14 +2,14 @@
 
 ``move`` is the protocol of one such request, as a generator; ``interceptor`` and ``gateway`` drive
 it. What moves, and to where, is ``core.endpoints``' table; which version a request goes to is
-``core.routing``'s, as for our own. A v1 that answers 410 is followed by one request to v2; from v2
+``core.routing``'s, as for our own_ A v1 that answers 410 is followed by one request to v2; from v2
 there is no way back.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from revenuebase_compat.core import responses
 from revenuebase_compat.core.calls import Call, CallContext, NoticeKind
-from revenuebase_compat.core.decoding import Response, unpack
+from revenuebase_compat.core.decoding import unpack
 from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, START, Endpoint, Request, to_v2
-from revenuebase_compat.core.errors import ApiVersionRetiredError, InvalidProcessIdError
+from revenuebase_compat.core.errors import ApiVersionRetiredError
 from revenuebase_compat.core.models import check_process_id
 from revenuebase_compat.core.routes import V1_GONE, V2, Phase, phase
 from revenuebase_compat.core.routing import EvaluateFlag
@@ -30,23 +30,13 @@ Headers = Sequence[tuple[bytes, bytes]]
 #: Another path of v1, which the vendor's documents do not hold: it passes as it is.
 UNKNOWN = Endpoint("unknown", "", "/v1/", None, None)
 
-#: Redirects that keep the method (RFC 9110, 15.4.8 and 15.4.9).
-KEEPS_METHOD = (307, 308)
-
 _PORTS = {"https": 443, "http": 80}
 
 
-class PassThrough(NamedTuple):
-    """What there is to say of a v1 request that is left to v1."""
-
-    call: str
-    successor: str | None
-    phase: Phase
-    words: str
-
-
-def pass_through(settings: Settings, now: datetime, endpoint: Endpoint, call: str) -> PassThrough:
-    """The words for such a request at ``now``, with the successor that the vendor published."""
+def pass_through(
+    settings: Settings, now: datetime, endpoint: Endpoint, call: str
+) -> tuple[str, str | None, Phase, str]:
+    """What there is to say at ``now`` of a request left to v1: call, successor, phase and words."""
     stage = phase(now, settings.v1_sunset)
     words = (
         f"RevenueBase API v1 {'ended' if stage is Phase.RETIRED else 'ends'} on "
@@ -59,12 +49,7 @@ def pass_through(settings: Settings, now: datetime, endpoint: Endpoint, call: st
             ": API v2 takes no file by its name; send the file itself with POST /v1/batch-upload "
             "(moved) or POST /v2/email/verify/batch"
         )
-    return PassThrough(call, endpoint.successor, stage, words)
-
-
-def moved_words(endpoint: Endpoint) -> str:
-    """The words for a request that is moved."""
-    return f"this program's {endpoint.call} is sent as {endpoint.successor}"
+    return call, endpoint.successor, stage, words
 
 
 def no_job_words(endpoint: Endpoint) -> str:
@@ -72,14 +57,6 @@ def no_job_words(endpoint: Endpoint) -> str:
     return (
         f"a request to {endpoint.call} names no job as API v2 would have it: it is sent to "
         "v1 as it is, and answered there"
-    )
-
-
-def other_host_words(endpoint: Endpoint, url: str, base_url: str) -> str:
-    """The words for a v1 request to another host than the API's."""
-    return (
-        f"{endpoint.call} to {url} passes as it is, as base_url is {base_url}: to "
-        "move it, set REVENUEBASE_BASE_URL to the one that the program uses"
     )
 
 
@@ -98,37 +75,30 @@ def recognise(
     """Which endpoint of v1 a request asks for, if it goes to the host and port of ``base_url``.
 
     Args:
-        base_url: the API's, as ``Settings.base_url`` holds it; may have a path of its own.
+        base_url: the API's, as ``Settings.base_url`` holds it; may have a path of its own_
         method, scheme: as they are sent.
         host: a name or an address; IPv6 with or without brackets.
         port: ``None`` for the scheme's default.
         target: the request target, with its query: ``/path?query``, or absolute as to a proxy.
     """
     own_scheme, own_host, own_port, prefix = origin(base_url)
+    target = target.partition("?")[0]
     if target[:1] != "/":
-        scheme, host, port, target = _absolute(target) or ("", "", None, "")
+        try:
+            parts = urlsplit(target)
+            scheme, host, port, target = parts.scheme, parts.hostname or "", parts.port, parts.path
+        except ValueError:
+            return None
     if host != own_host and host.lower().strip("[]").rstrip(".") != own_host:
         return None
     scheme = scheme.lower()
     if scheme != own_scheme or (port or _PORTS[scheme]) != own_port:
         return None
     # Decoded once, as FastAPI does. Doubled and trailing slashes are other paths to it.
-    path = unquote(target.partition("?")[0])
+    path = unquote(target)
     if not path.startswith(prefix + UNKNOWN.path):
         return None
-    return BY_V1_CALL.get((method, path[len(prefix) :]), UNKNOWN)
-
-
-def _absolute(target: str) -> tuple[str, str, int | None, str] | None:
-    """Scheme, host, port and target of an absolute URL."""
-    try:
-        parts = urlsplit(target)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in _PORTS or not host:
-        return None
-    return parts.scheme, host, port, (parts.path or "/") + ("?" + parts.query) * bool(parts.query)
+    return BY_V1_CALL.get((method, path.removeprefix(prefix)), UNKNOWN)
 
 
 def process_id_of(headers: Headers, body: bytes) -> int | None:
@@ -139,27 +109,21 @@ def process_id_of(headers: Headers, body: bytes) -> int | None:
     Of the headers Content-Encoding alone counts: which content types v1 takes depends on its
     framework's release.
     """
-    request = unpack(0, headers, body)
-    if request.problem:
-        return None
     try:
-        data = json.loads(request.body)
-    except (ValueError, RecursionError):
-        return None
-    value = data.get("process_id") if isinstance(data, dict) else None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    try:
+        value = json.loads(unpack(0, headers, body).body)["process_id"]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         return check_process_id(value)
-    except InvalidProcessIdError:
+    except (ValueError, RecursionError, LookupError, TypeError):
         return None
 
 
 def to_v2_target(base_url: str, target: str, request: Request) -> str:
     """The target of that request: ``base_url``'s path before it, the caller's query after it."""
     authority = "" if target[:1] == "/" else "/".join(target.split("/", 3)[:3])
+    _, slash, prefix = base_url.partition("://")[2].partition("/")
     _, mark, query = target.partition("?")
-    return authority + urlsplit(base_url).path + request.path + mark + query
+    return authority + slash + prefix + request.path + mark + query
 
 
 def to_v2_headers(headers: Headers, endpoint: Endpoint) -> Headers:
@@ -168,31 +132,33 @@ def to_v2_headers(headers: Headers, endpoint: Endpoint) -> Headers:
     Where the body is dropped, those that described it are, too; a POST without a body says so
     (RFC 9110, 8.6).
     """
-    if not endpoint.names_job and endpoint.v2_method == endpoint.method:
-        return headers
-    kept = [*headers]
     if endpoint.names_job:
-        kept = [(name, value) for name, value in headers if not describes_body(name.lower())]
-    if endpoint.v2_method == "POST" and not any(
-        name.lower() in (b"content-length", b"transfer-encoding") for name, _ in kept
-    ):
+        kept, framed = [pair for pair in headers if not describes_body(pair[0])], False
+    elif endpoint.v2_method == endpoint.method:
+        return headers
+    else:
+        kept = [*headers]
+        framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in kept)
+    if endpoint.v2_method == "POST" and not framed:
         kept.append((b"Content-Length", b"0"))
     return kept
 
 
-def describes_body(name: bytes) -> bool:
-    """Whether a header of that (lower-case) name speaks of a body."""
-    return name.startswith(b"content-") or name in (b"transfer-encoding", b"trailer", b"expect")
+@lru_cache(maxsize=128)
+def describes_body(name: bytes | str) -> bool:
+    """Whether a header of that name speaks of a body."""
+    text = (name if isinstance(name, str) else name.decode("latin-1")).lower()
+    return text.startswith("content-") or text in ("transfer-encoding", "trailer", "expect")
 
 
 def to_v1_status(endpoint: Endpoint, status: int) -> int:
     """The status that the caller's library sees.
 
     A library that believes it has sent a POST would repeat it, body and all, where a redirect
-    keeps the method; 303 has it follow with the GET that was sent.
+    keeps the method (RFC 9110, 15.4.8 and 15.4.9); 303 has it follow with the GET that was sent.
     """
     turned = endpoint.v2_method == "GET" and endpoint.method == "POST"
-    return 303 if turned and status in KEEPS_METHOD else status
+    return 303 if turned and status in (307, 308) else status
 
 
 def to_v1_body(status: int, headers: Headers, body: bytes) -> bytes:
@@ -207,21 +173,19 @@ def to_v1_body(status: int, headers: Headers, body: bytes) -> bytes:
         data: Any = json.loads(response.body)
         errors = [item for item in data["detail"] if item["loc"] == ["path", "process_id"]]
     except (ValueError, RecursionError, LookupError, TypeError):
-        return body
+        errors = []
     if not errors:
         return body
     for item in errors:
         item["loc"][0] = "body"
     translated = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-    return translated if response.body is body else _pack(response, translated)
-
-
-def _pack(response: Response, body: bytes) -> bytes:
+    if response.body is body:
+        return translated
     import zlib
 
     gzip = "gzip" in (response.header(b"content-encoding") or "")
     packer = zlib.compressobj(wbits=31 if gzip else 15)
-    return packer.compress(body) + packer.flush()
+    return packer.compress(translated) + packer.flush()
 
 
 def to_v1_location(url: str, location: str) -> str:
@@ -244,6 +208,13 @@ class Forward(NamedTuple):
 MoveSteps = Generator[EvaluateFlag | Forward, Any, None]
 
 
+class _QuietCall(Call):
+    """Of all but the cancel, ``interceptor`` and the gateway say themselves what is left to v1."""
+
+    def notify(self, *facts: Any) -> None:
+        pass
+
+
 def move(
     context: CallContext,
     endpoint: Endpoint,
@@ -251,6 +222,7 @@ def move(
     *,
     replayable: bool = True,
     strict: bool = False,
+    leave: Callable[[Endpoint], object] = lambda endpoint: None,
 ) -> MoveSteps:
     """Decide on one recognised request, send it, and follow a v1 that answers 410.
 
@@ -263,13 +235,12 @@ def move(
         replayable: whether the body can be sent a second time, should v1 answer 410; where it
             cannot, the 410 is the answer, and the memory of it moves the next request.
         strict: raise what v1 itself would otherwise say.
+        leave: called before a request is left to v1, which it may refuse by raising.
 
     Raises:
         ApiVersionRetiredError: as ``cancel_job``, but only if ``strict``.
     """
-    if endpoint is not CANCEL:  # of the others, ``interceptor`` and gateway say what is left to v1
-        context = context._replace(notify=lambda notice: None)
-    call = Call(context, process_id or 0, endpoint)
+    call = (Call if endpoint is CANCEL else _QuietCall)(context, process_id or 0, endpoint)
     outcome, status = "interrupted", None
     try:
         try:
@@ -277,7 +248,9 @@ def move(
         except ApiVersionRetiredError:
             if strict:
                 raise
-        moved = call.route is not None and call.version is V2
+        moved = call.route is not None and call.route.version is V2
+        if not moved:
+            leave(endpoint)
         call.attempts, call.maybe_applied = 1, True
         answer = yield Forward(to_v2(endpoint, process_id) if moved else None)
         if not moved:

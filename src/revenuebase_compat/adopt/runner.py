@@ -57,18 +57,17 @@ def run(
     if complaints:
         environ[IGNORED] = ",".join(complaints)
     unsupported = unsupported_option(argv)
-    said = [text + WITHOUT for text in complaints.values()]
-    said += [f"{unsupported}; {argv[0]} runs without us"] if unsupported else []
-    if strict and said:
-        why = "; ".join([*complaints.values(), *([unsupported] if unsupported else [])])
-        write_stderr(f"{why}; {argv[0]} was not started")
+    wrong = [*complaints.values(), *filter(None, [unsupported])]
+    if strict and wrong:
+        write_stderr(f"{'; '.join(wrong)}; {argv[0]} was not started")
         sys.exit(2)
-    for line in said:
-        write_stderr(line)
-    for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ"):
+    for complaint in complaints.values():
+        write_stderr(complaint + WITHOUT)
+    if unsupported:
+        write_stderr(f"{unsupported}; {argv[0]} runs without us")
+    for name in {"SIGPIPE", "SIGXFZ", "SIGXFSZ"} & vars(signal).keys():
         # Python ignores these, and what is ignored stays so beyond exec.
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         os.execvpe(argv[0], argv, environ)  # noqa: S606 (what the user asked for)
     except OSError as error:
@@ -112,7 +111,13 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
             f"`revenuebase-compat run --` behind it, or {_PTH}"
         )
     if _is_python(name):
-        return _unsupported_by_python(name, rest)
+        options = _python_options(rest)
+        if "S" in options:
+            return f"-S has {name} start without site, and so without us"
+        ignoring = options & {"I", "E"}
+        if ignoring and not pth_file().exists():
+            return f"-{min(ignoring)} has {name} ignore PYTHONPATH: {_PTH}"
+        return None
     if name == "env":
         return _unsupported_by_env(rest)
     if name in _RUNNERS:
@@ -126,8 +131,7 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
     return unsupported_option([*words, argv[0], *rest], scripts - 1) if words else None
 
 
-def _is_python(name: str) -> bool:
-    return re.fullmatch(r"(python|pypy)[0-9.]*t?(\.exe)?", name) is not None
+_is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
 
 
 def _first_line(command: str) -> str:
@@ -140,16 +144,6 @@ def _first_line(command: str) -> str:
             return file.readline(256).decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def _unsupported_by_python(name: str, words: list[str]) -> str | None:
-    options = _python_options(words)
-    if "S" in options:
-        return f"-S has {name} start without site, and so without us"
-    ignoring = options & {"I", "E"}
-    if ignoring and not pth_file().exists():
-        return f"-{min(ignoring)} has {name} ignore PYTHONPATH: {_PTH}"
-    return None
 
 
 def _unsupported_by_env(words: list[str]) -> str | None:
@@ -174,18 +168,13 @@ def _python_options(words: list[str]) -> set[str]:
     found: set[str] = set()
     rest = iter(words)
     for word in rest:
-        if word == "--check-hash-based-pycs":
-            next(rest, None)
-        if word[:1] != "-" or word in ("-", "--"):
+        option = re.match(r"-([^-cmXW]*)([-cmXW]?)(.*)", word, re.DOTALL)
+        if option is None or word in ("-", "--"):
             break
-        for place, letter in enumerate(word[1:], 2):
-            if letter in "cm-":
-                if letter != "-":
-                    return found
-                break
-            if letter in "XW":
-                if place == len(word):
-                    next(rest, None)
-                break
-            found.add(letter)
+        letters, last, value = option.groups()
+        found.update(letters)
+        if last in ("c", "m"):
+            break
+        if word == "--check-hash-based-pycs" or (last in ("X", "W") and not value):
+            next(rest, None)
     return found

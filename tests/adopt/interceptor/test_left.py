@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import logging
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import requests
 
 from revenuebase_compat import (
     ApiDeprecationWarning,
+    ApiVersionRetiredError,
     CancelEvent,
     Client,
     RouteReason,
@@ -225,3 +227,16 @@ def test_our_own_client_is_nobody_elses(
         with pytest.warns(ApiDeprecationWarning):
             client.cancel_job(42)
     assert not [record for record in caplog.records if "passes as it is" in record.message]
+
+
+@every_library
+def test_what_a_rehearsal_refuses_is_no_event(send: Send, server: FaultServer) -> None:
+    """Nothing was sent, so no outcome is unknown: not even once the flow is collected."""
+    events: list[CancelEvent] = []
+    adopt.install(
+        Settings(base_url=server.base_url, on_event=events.append, **ALIVE), rehearse=True
+    )
+    with pytest.warns(ApiDeprecationWarning), pytest.raises(ApiVersionRetiredError):
+        cancel(send, server.base_url)
+    gc.collect()
+    assert (seen(server), events) == ([], [])

@@ -24,7 +24,7 @@ import requests
 import urllib3
 
 from revenuebase_compat import ApiDeprecationWarning, CancelEvent, Settings, adopt
-from revenuebase_compat.adopt.libraries import bodies
+from revenuebase_compat.adopt.libraries import base
 from revenuebase_compat.core.decoding import MAX_BODY
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.adopt.interceptor import support
@@ -229,11 +229,11 @@ def test_a_body_is_not_read_ahead_for_ever() -> None:
             yield chunk
 
     async def main() -> None:
-        start, replay = await bodies.read_ahead(endless(), asynchronous=False)
+        start, replay = await base.read_ahead(endless(), asynchronous=False)
         assert len(taken) * 8192 == len(start) <= MAX_BODY + 8192
         assert b"".join(replay) == b"".join(endless())
         taken.clear()
-        start, replay = await bodies.read_ahead(endless_async(), asynchronous=True)
+        start, replay = await base.read_ahead(endless_async(), asynchronous=True)
         assert len(taken) * 8192 == len(start) <= MAX_BODY + 8192
         assert b"".join([chunk async for chunk in replay]) == b"".join(endless())
 

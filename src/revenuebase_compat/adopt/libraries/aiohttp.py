@@ -10,19 +10,18 @@ from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint, Request
 
-from .base import Call
-from .bodies import (
+from .base import (
+    LibraryCall,
     as_bytes,
     encoding_of,
     is_text,
     peek,
-    raw_headers,
     read_ahead,
     without_body_headers,
 )
 
 
-class AiohttpCall(Call):
+class AiohttpCall(LibraryCall):
     """Given are the method and the URL."""
 
     asynchronous = True
@@ -50,32 +49,29 @@ class AiohttpCall(Call):
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         if moved is None:
-            return await self._send(*self._given, **self._options)
-        method = self._given[0].upper()
-        url = self._owner._build_url(self._given[1])
+            return await self._original(self._owner, *self._given, **self._options)
+        method, url = self._given[0].upper(), self._owner._build_url(self._given[1])
         target = type(url)(to_v2_target(self._base_url, url.raw_path_qs, moved), encoded=True)
-        options = self._options
-        # A copy of the session: the session's own headers, base URL and repeats would be in force.
-        session, self._owner = self._owner, copy.copy(self._owner)
+        options, session = self._options, self._owner
+        # Of the session itself, its headers, base URL and repeats would be in force.
+        alike = copy.copy(session)
         if endpoint.names_job:
             dropped = ("data", "json", "compress", "chunked", "expect100")
             options = {name: value for name, value in options.items() if name not in dropped}
-            options["headers"] = without_body_headers(
-                session._prepare_headers(options.get("headers"))
-            )
-            self._owner._default_headers = without_body_headers(session._default_headers)
+            headers = session._prepare_headers(options.get("headers"))
+            options["headers"] = without_body_headers(headers)
+            alike._default_headers = without_body_headers(session._default_headers)
         if endpoint.names_job or moved.method != method:
             skip = {"Content-Type", *(options.get("skip_auto_headers") or ())}
             options = {**options, "skip_auto_headers": skip}
             # From 3.11 on; 3.10 repeats any GET whose kept connection has died, older ones none.
             if hasattr(session, "_retry_connection"):
-                self._owner._retry_connection = False
-        self._owner._base_url = None  # beside which older ones take no absolute URL
+                alike._retry_connection = False
+        alike._base_url = None  # beside which older ones take no absolute URL
         try:
-            response = await self._send(moved.method, url.join(target), **options)
+            response = await self._original(alike, moved.method, url.join(target), **options)
         finally:
-            self._owner.detach()
-            self._owner = session
+            alike.detach()
         if not response._history:
             url = url.with_user(None).with_query(response._url.query)
             info = response._request_info
@@ -83,9 +79,6 @@ class AiohttpCall(Call):
             response._request_info = type(info)(url, method, info.headers, url)
             response._cache.clear()  # of the properties over these
         return response
-
-    def headers_of(self, response: Any) -> Headers:
-        return raw_headers(response._headers)
 
     async def close(self, response: Any) -> None:
         response.close()
@@ -114,16 +107,15 @@ def _request(original: Any) -> Any:
             with suppress(ValueError, TypeError):  # aiohttp says better that it is no URL
                 url = self._build_url(str_or_url)
         if active and url is not None and url.host:
-            line = (method.upper(), url.scheme, url.host, url.port, url.raw_path_qs)
-            endpoint = active.endpoint(*line)
+            where = url.scheme, url.host, url.port, url.raw_path_qs
+            endpoint = active.endpoint(method.upper(), *where)
         if active is None or endpoint is None:
             return await original(self, method, str_or_url, **kw)
         # Raised from within, it would show the URL of v2, and end a rehearsal at the 410.
         check = kw.pop("raise_for_status", None)
         check = self._raise_for_status if check is None else check
-        options = {**kw, "raise_for_status": False}
-        base_url = active.settings.base_url
-        call = AiohttpCall(base_url, original, self, [method, str_or_url], options)
+        kw["raise_for_status"] = False
+        call = AiohttpCall(active.settings.base_url, original, self, method, str_or_url, **kw)
         response = await interceptor.intercept(active, endpoint, call)
         if callable(check):
             await check(response)

@@ -1,55 +1,29 @@
-"""What the interceptor asks of a library's call, and what the calls share."""
+"""What the libraries share: a call as the interceptor sees it; bodies and headers of any kind."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import io
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
-from revenuebase_compat.adopt.rewrite import Headers
+from revenuebase_compat.adopt.rewrite import Headers, describes_body
+from revenuebase_compat.core.decoding import MAX_BODY
 from revenuebase_compat.core.endpoints import Endpoint, Request
 
 
-class LibraryCall(Protocol):
+class LibraryCall(ABC):
     """A request that was recognised: what the library's function was called on, and with.
 
     The steps are coroutines; those of a synchronous library never suspend (but ``http_client``'s,
     whose answer is fetched by a call of its own). Every request goes through the library's own
-    function, in the caller's own pool.
+    function, in the caller's own pool. What is no stub here is for headers in a mapping.
     """
-
-    asynchronous: bool
-
-    def encoding(self) -> Headers:
-        """The Content-Encoding of the request's body, if it has one."""
-
-    async def peek(self) -> bytes:
-        """The body, read ahead; what is sent stays the same, byte for byte."""
-
-    def replayable(self) -> bool:
-        """Whether the body can be sent a second time: there is none, or it is bytes or text."""
-
-    async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
-        """The moved request, or the caller's own where it is ``None``."""
-
-    def headers_of(self, response: Any) -> Headers:
-        """Of an answer."""
-
-    async def close(self, response: Any) -> None:
-        """Be done with an answer that nobody will see."""
-
-    def redirect(self, response: Any, status: int, location: str) -> None:
-        """Let an answer lead there, with that status."""
-
-    async def translate(self, response: Any) -> Any:
-        """A 422 in the words of v1."""
-
-
-class Call:
-    """What all calls hold."""
 
     asynchronous = False
 
     def __init__(
-        self, base_url: str, original: Any, owner: Any, given: list[Any], options: dict[str, Any]
+        self, base_url: str, original: Any, owner: Any, /, *given: Any, **options: Any
     ) -> None:
         self._base_url = base_url
         self._original = original
@@ -57,6 +31,136 @@ class Call:
         self._given = given
         self._options = options
 
-    async def _send(self, *given: Any, **options: Any) -> Any:
-        answer = self._original(self._owner, *given, **options)
-        return await answer if self.asynchronous else answer
+    def encoding(self) -> Headers:
+        """The Content-Encoding of the request's body, if it has one."""
+        return encoding_of(self._options["headers"])
+
+    async def peek(self) -> bytes:
+        """The body, read ahead; what is sent stays the same, byte for byte."""
+        seen, self._options["body"] = await peek(self._options["body"])
+        return seen
+
+    def replayable(self) -> bool:
+        """Whether the body can be sent a second time: there is none, or it is bytes or text."""
+        return is_text(self._options["body"])
+
+    @abstractmethod
+    async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
+        """The moved request, or the caller's own where it is ``None``."""
+
+    def headers_of(self, response: Any) -> Headers:
+        """Of an answer."""
+        return raw_headers(response.headers)
+
+    @abstractmethod
+    async def close(self, response: Any) -> None:
+        """Be done with an answer that nobody will see."""
+
+    @abstractmethod
+    def redirect(self, response: Any, status: int, location: str) -> None:
+        """Let an answer lead there, with that status."""
+
+    @abstractmethod
+    async def translate(self, response: Any) -> Any:
+        """A 422 in the words of v1."""
+
+
+class Replay:
+    """A body that was read ahead: chunk by chunk as it was, then its error or what is left."""
+
+    def __init__(self, rest: Any) -> None:
+        self.chunks: list[Any] = []
+        self.error: Exception | None = None
+        self._rest = rest
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self.chunks
+        if self.error is not None:
+            raise self.error
+        yield from self._rest
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for chunk in self.chunks:
+            yield chunk
+        if self.error is not None:
+            raise self.error
+        async for chunk in self._rest:
+            yield chunk
+
+
+def is_text(body: Any) -> bool:
+    """Whether a body is bytes or text, or none: such a one can be sent again."""
+    return body is None or isinstance(body, str | bytes | bytearray | memoryview)
+
+
+async def peek(body: Any) -> tuple[bytes, Any]:
+    """What a body holds, and a body to send that is the same."""
+    if body is None or isinstance(body, str | bytes):
+        return as_bytes(body or b""), body
+    if hasattr(body, "read"):
+        start = body.tell() if hasattr(body, "seekable") and body.seekable() else None
+        data = body.read()
+        if start is None:
+            body = io.StringIO(data) if isinstance(data, str) else io.BytesIO(data)
+        else:
+            body.seek(start)
+        return as_bytes(data), body
+    try:
+        return bytes(memoryview(body)), body
+    except TypeError:
+        return await read_ahead(body, asynchronous=False)
+
+
+async def read_ahead(body: Any, *, asynchronous: bool) -> tuple[bytes, Replay]:
+    """The same for what is iterated over; at most a little more than ``MAX_BODY`` is read."""
+    rest = aiter(body) if asynchronous else iter(body)
+    replay, size = Replay(rest), 0
+    try:
+        while size <= MAX_BODY:
+            replay.chunks.append(await anext(rest) if asynchronous else next(rest))
+            size += len(replay.chunks[-1])
+    except (StopIteration, StopAsyncIteration):
+        pass
+    except Exception as error:
+        replay.error = error  # the sending meets it where it would have met it
+    return b"".join(map(as_bytes, replay.chunks)), replay
+
+
+def as_bytes(text: Any) -> bytes:
+    """A text as it is sent."""
+    if isinstance(text, str):
+        return text.encode()
+    return bytes(text) if isinstance(text, bytes | bytearray | memoryview) else str(text).encode()
+
+
+def encoding_of(headers: Any) -> Headers:
+    """The Content-Encoding that a mapping of headers names, raw."""
+    return [
+        (b"content-encoding", as_bytes(headers[name]))
+        for name in headers or ()
+        if len(name) == 16 and as_bytes(name).lower() == b"content-encoding"
+    ]
+
+
+def raw_headers(headers: Any) -> Headers:
+    """A mapping of headers, raw."""
+    return [(as_bytes(name), as_bytes(value)) for name, value in headers.items()]
+
+
+def without_body_headers(headers: Any) -> Any:
+    """Headers without what describes a body; a mapping that can hold a name twice stays one."""
+    if not (hasattr(headers, "getlist") or hasattr(headers, "getall")):
+        pairs = (headers or {}).items()
+        return {name: value for name, value in pairs if not describes_body(name)}
+    found = headers.copy()
+    for name in [*found]:
+        if describes_body(name):
+            found.pop(name, None)
+    return found
+
+
+def clone(thing: Any) -> Any:
+    """A shallow copy, in a third of the time of ``copy.copy``."""
+    made = object.__new__(type(thing))
+    made.__dict__.update(thing.__dict__)
+    return made

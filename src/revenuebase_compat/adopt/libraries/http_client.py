@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Generator
+from functools import lru_cache
 from types import coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from revenuebase_compat.adopt import interceptor
-from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_target
+from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint, Request
 
-from .base import Call
-from .bodies import encoding_of, is_text, peek, raw_headers, without_body_headers
+from .base import LibraryCall, raw_headers, without_body_headers
 
 
-class HttpClientCall(Call):
+class HttpClientCall(LibraryCall):
     """Given are the method and the URL."""
-
-    def encoding(self) -> Headers:
-        return encoding_of(self._options["headers"])
-
-    async def peek(self) -> bytes:
-        seen, self._options["body"] = await peek(self._options["body"])
-        return seen
-
-    def replayable(self) -> bool:
-        return is_text(self._options["body"])
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         method, target, options = *self._given, self._options
@@ -35,11 +24,8 @@ class HttpClientCall(Call):
             method, target = moved.method, to_v2_target(self._base_url, target, moved)
             if endpoint.names_job:
                 options = {"headers": without_body_headers(options["headers"])}
-        await self._send(method, target, **options)
+        self._original(self._owner, method, target, **options)
         return await _fetched()
-
-    def headers_of(self, response: Any) -> Headers:
-        return raw_headers(response.headers)
 
     async def close(self, response: Any) -> None:
         self._owner.close()  # what is left of an answer would be in the way
@@ -62,7 +48,26 @@ def _fetched() -> Generator[None, Any, Any]:
     return (yield)
 
 
-@functools.lru_cache(maxsize=64)
+class _Fetch(NamedTuple):
+    """``getresponse`` of one recognised request."""
+
+    connection: Any
+    steps: Any
+
+    def __call__(self) -> Any:
+        del self.connection.getresponse
+        while True:
+            try:
+                response = self.connection.getresponse()
+            except BaseException as error:
+                return self.steps.throw(error)
+            try:
+                self.steps.send(response)
+            except StopIteration as stop:
+                return stop.value
+
+
+@lru_cache(maxsize=64)
 def _of_urllib3(kind: Any) -> bool:
     """Whether a connection is one of urllib3's, whose pool was patched: it was decided on there."""
     return any(base.__module__.partition(".")[0] == "urllib3" for base in kind.__mro__)
@@ -92,30 +97,12 @@ def request(original: Any) -> Any:
             scheme = "https" if self.default_port == 443 else "http"
             endpoint = active.endpoint(method, scheme, host, port, url)
             if endpoint is not None:
-                call = HttpClientCall(
-                    active.settings.base_url, original, self, [method, url], options
-                )
+                base_url = active.settings.base_url
+                call = HttpClientCall(base_url, original, self, method, url, **options)
                 steps = interceptor.intercept(active, endpoint, call)
                 interceptor.run_now(steps)
-                self.getresponse = _Fetch(_fetch, self, steps)
+                self.getresponse = _Fetch(self, steps)
                 return
         original(self, method, url, **options)
 
     return request
-
-
-class _Fetch(functools.partial[Any]):
-    """``getresponse`` of one recognised request."""
-
-
-def _fetch(connection: Any, steps: Any) -> Any:
-    del connection.getresponse
-    while True:
-        try:
-            response = connection.getresponse()
-        except BaseException as error:
-            return steps.throw(error)
-        try:
-            steps.send(response)
-        except StopIteration as stop:
-            return stop.value

@@ -9,53 +9,45 @@ from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_headers, to_v2_target
 from revenuebase_compat.core.endpoints import OWN_REQUEST_EXTENSION, Endpoint, Request
 
-from .base import Call
-from .bodies import clone, read_ahead
+from .base import LibraryCall, clone, read_ahead
 
 
-class HttpcoreCall(Call):
+class HttpcoreCall(LibraryCall):
     """Given is the request."""
-
-    _stream: Any = None
 
     def encoding(self) -> Headers:
         headers: Headers = self._given[0].headers
         return headers
 
     async def peek(self) -> bytes:
-        stream = self._given[0].stream
-        seen, self._stream = await read_ahead(stream, asynchronous=self.asynchronous)
+        request = self._given[0]
+        if self.replayable():
+            return b"".join(request.stream)
+        seen, stream = await read_ahead(request.stream, asynchronous=self.asynchronous)
+        self._given = (_like(request, headers=[*request.headers], stream=stream),)
         return seen
 
     def replayable(self) -> bool:
-        # Of httpx and of httpcore alike, which hold bytes; every other kind has another name.
-        return type(self._given[0].stream).__name__ == "ByteStream"
-
-    def _like(self, method: bytes, url: Any, headers: Headers, stream: Any) -> Any:
-        """A request like the caller's, which is left as it was."""
-        like = clone(self._given[0])
-        like.method, like.url, like.headers, like.stream = method, url, headers, stream
-        if "target" in like.extensions:  # it would overrule the URL, which holds it already
-            like.extensions = {**like.extensions}
-            del like.extensions["target"]
-        return like
+        # httpx and httpcore each name so what holds bytes.
+        kind = type(self._given[0].stream)
+        return kind.__name__ == "ByteStream" and kind.__module__.startswith(("httpx", "httpcore"))
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
-        request, url = self._given[0], self._given[0].url
-        if moved is None:
-            if self._stream is None:
-                return await self._send(request)
-            same = self._like(request.method, url, [*request.headers], self._stream)
-            return await self._send(same)
-        target = to_v2_target(self._base_url, url.target.decode("latin-1"), moved)
-        url = clone(url)
-        url.target = target.encode("latin-1")
-        headers = to_v2_headers(request.headers, endpoint)
-        stream = request.stream
-        if endpoint.names_job:
+        [request] = self._given
+        if moved is not None:
             kind: Any = type(request)
-            stream = _empty(kind)
-        return await self._send(self._like(moved.method.encode(), url, headers, stream))
+            url = clone(request.url)
+            target = to_v2_target(self._base_url, url.target.decode("latin-1"), moved)
+            url.target = target.encode("latin-1")
+            request = _like(
+                request,
+                method=moved.method.encode(),
+                url=url,
+                headers=to_v2_headers(request.headers, endpoint),
+                stream=_empty(kind) if endpoint.names_job else request.stream,
+            )
+        answer = self._original(self._owner, request)
+        return await answer if self.asynchronous else answer
 
     def headers_of(self, response: Any) -> Headers:
         headers: Headers = response.headers
@@ -84,16 +76,24 @@ class HttpcoreCall(Call):
         return type(response)(422, headers=headers, content=body, extensions=response.extensions)
 
 
+class AsyncHttpcoreCall(HttpcoreCall):
+    asynchronous = True
+
+
+def _like(request: Any, **changed: Any) -> Any:
+    """A request like the caller's, which is left as it was."""
+    like = clone(request)
+    vars(like).update(changed)
+    if "target" in like.extensions:  # it would overrule the URL, which holds it already
+        like.extensions = {**like.extensions}
+        del like.extensions["target"]
+    return like
+
+
 @lru_cache(maxsize=8)
 def _empty(kind: Any) -> Any:
     """A body without a byte, of httpcore or httpcore2."""
     return kind("GET", "http://localhost/").stream
-
-
-class AsyncHttpcoreCall(HttpcoreCall):
-    """The asynchronous halves of both."""
-
-    asynchronous = True
 
 
 # Wrappers. Argument names are those of the originals, as other tools look for them.
@@ -130,5 +130,5 @@ def _recognised(kind: type[HttpcoreCall], original: Any, pool: Any, request: Any
     endpoint = active.endpoint(method, scheme, host, url.port, target)
     if endpoint is None:
         return None
-    call = kind(active.settings.base_url, original, pool, [request], {})
+    call = kind(active.settings.base_url, original, pool, request)
     return interceptor.intercept(active, endpoint, call)

@@ -5,56 +5,39 @@ from __future__ import annotations
 import io
 import sys
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from revenuebase_compat.adopt import interceptor
-from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_target
+from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint, Request
 from revenuebase_compat.core.responses import GONE
 
-from .base import Call
-from .bodies import clone, encoding_of, is_text, peek, raw_headers, without_body_headers
+from .base import LibraryCall, clone, raw_headers, without_body_headers
 
 
-class Urllib3Call(Call):
+class Urllib3Call(LibraryCall):
     """Given are the method and the URL."""
 
-    def encoding(self) -> Headers:
-        return encoding_of(self._their_headers())
-
-    def _their_headers(self) -> Any:
-        given = self._options["headers"]
-        return self._owner.headers if given is None else given
-
-    async def peek(self) -> bytes:
-        seen, self._options["body"] = await peek(self._options["body"])
-        return seen
-
-    def replayable(self) -> bool:
-        return is_text(self._options["body"])
-
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
-        url, options = self._given[1], self._options
-        method, target = self._given
+        (method, url), options = self._given, self._options
+        target = url
         hidden: tuple[int, ...] = ()
         if moved is None:
             # Followed to v2, where it can be; else the caller's policy is to have its way.
             hidden = (GONE,) if endpoint.names_job or self.replayable() else ()
         else:
             method, target = moved.method, to_v2_target(self._base_url, url, moved)
-        if moved is not None and endpoint.names_job:
-            headers = without_body_headers(self._their_headers())
-            about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
-            options = {**options, **about_body}
-        policy = _policy(self._owner, options, (*self._given,), (method, target), hidden)
-        response = await self._send(method, target, **{**options, "retries": policy})
+            if endpoint.names_job:
+                headers = without_body_headers(options["headers"])
+                about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
+                options = {**options, **about_body}
+        policy = _policy(self._owner, options)
+        policy.moved = _Moved(self._given, (method, target), hidden)
+        response = self._original(self._owner, method, target, **{**options, "retries": policy})
         if getattr(response, "_request_url", None) == target:
             response._request_url = url
         _restore(getattr(response, "retries", None))
         return response
-
-    def headers_of(self, response: Any) -> Headers:
-        return raw_headers(response.headers)
 
     async def close(self, response: Any) -> None:
         response.drain_conn()
@@ -85,6 +68,14 @@ class Urllib3Call(Call):
         )
 
 
+class _Moved(NamedTuple):
+    """Method and URL that the caller gave, those that are sent, and statuses that are ours."""
+
+    given: tuple[str, str]
+    sent: tuple[str, str]
+    hidden: tuple[int, ...]
+
+
 class _Policy:
     """Mixed into the caller's own ``Retry``: it decides on a request that has two methods.
 
@@ -92,27 +83,26 @@ class _Policy:
     itself carries the policy, by which it is known to have been decided on.
     """
 
-    given: tuple[str, str]
-    sent: tuple[str, str]
-    hidden: tuple[int, ...]
+    moved: _Moved
 
     def new(self, **kw: Any) -> Any:
         made = super().new(**kw)  # type: ignore[misc]
-        made.given, made.sent, made.hidden = self.given, self.sent, self.hidden
+        made.moved = self.moved
         return made
 
     def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-        if status_code in self.hidden:
+        given, sent, hidden = self.moved
+        if status_code in hidden:
             return False
         ask = super().is_retry  # type: ignore[misc]
-        methods = {method, self.given[0]} if method == self.sent[0] else {method}
+        methods = (given[0], method) if method == sent[0] != given[0] else (method,)
         return all(ask(one, status_code, has_retry_after) for one in methods)
 
     def increment(self, method: Any = None, url: Any = None, *args: Any, **kw: Any) -> Any:
-        if (method, url) == self.sent:
-            url = self.given[1]
+        if (method, url) == self.moved.sent:
+            url = self.moved.given[1]
             if self._is_method_retryable(method):  # type: ignore[attr-defined]
-                method = self.given[0]
+                method = self.moved.given[0]
         return super().increment(method, url, *args, **kw)  # type: ignore[misc]
 
 
@@ -121,30 +111,22 @@ def _policy_class(theirs: Any) -> Any:
     return type(theirs.__name__, (_Policy, theirs), {"__module__": theirs.__module__})
 
 
-def _policy(
-    pool: Any,
-    options: dict[str, Any],
-    given: tuple[str, str],
-    sent: tuple[str, str],
-    hidden: tuple[int, ...],
-) -> Any:
+def _policy(pool: Any, options: dict[str, Any]) -> Any:
     """The caller's policy, as ``urlopen`` makes it of its arguments, with ours mixed in."""
     retries = options.get("retries")
     kind = sys.modules["urllib3.util.retry"].Retry
     if not isinstance(retries, kind):
         redirect = options.get("redirect", True)
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
-    theirs: Any = type(retries)
     policy = clone(retries)
+    theirs: Any = type(retries)
     policy.__class__ = _policy_class(theirs)
-    policy.given, policy.sent, policy.hidden = given, sent, hidden
     return policy
 
 
 def _restore(policy: Any) -> None:
     if isinstance(policy, _Policy):
-        for name in ("given", "sent", "hidden"):
-            delattr(policy, name)
+        del policy.moved
         policy.__class__ = type(policy).__mro__[2]
 
 
@@ -174,12 +156,12 @@ def urlopen(original: Any) -> Any:
         if active is not None and active.concerns(self.host, url):
             endpoint = active.endpoint(method, self.scheme, self.host, self.port, url)
             retries = kw.get("retries")
-            again = isinstance(retries, _Policy) and retries.sent == (method, url)
+            again = isinstance(retries, _Policy) and retries.moved.sent == (method, url)
             if endpoint is not None and kw.get("multiplexed"):
                 active.out_of_reach(endpoint, "a multiplexed answer of urllib3-future")
             elif endpoint is not None and not again:
-                options = {"body": body, "headers": headers, **kw}
-                call = Urllib3Call(active.settings.base_url, original, self, [method, url], options)
+                kw.update(body=body, headers=self.headers if headers is None else headers)
+                call = Urllib3Call(active.settings.base_url, original, self, method, url, **kw)
                 return interceptor.run_now(interceptor.intercept(active, endpoint, call))
         return original(self, method, url, body=body, headers=headers, **kw)
 
