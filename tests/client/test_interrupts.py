@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -355,6 +356,24 @@ def test_a_tls_handshake_without_end(call: Call, words: bytes) -> None:
             call(settings(server.base_url, timeout=0.2))
         assert time.monotonic() - started < 0.2 + LATE
         assert not caught.value.outcome_unknown, "nothing was sent"
+        assert wait_for(lambda: server.accepted == server.ended > 0)
+
+
+def test_a_deadline_between_connecting_and_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ssl makes no handshake on a socket that was shut down, and httpcore would go on to write."""
+    wrap = ssl.SSLContext.wrap_socket
+
+    def late(context: ssl.SSLContext, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+        sock.setblocking(True)
+        sock.recv(1)  # ends when the watchdog shuts the socket down
+        return wrap(context, sock, **options)
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", late)
+    with Mute(b"") as server, no_collector():
+        with pytest.raises(CancelTimeoutError) as caught:
+            call_sync(settings(server.base_url, timeout=0.2))
+        assert not caught.value.outcome_unknown, "nothing was sent"
+        assert "requests sent: 0" in str(caught.value)
         assert wait_for(lambda: server.accepted == server.ended > 0)
 
 

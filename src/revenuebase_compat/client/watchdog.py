@@ -53,6 +53,10 @@ class Attempt(dict[str, float]):
     def get(self, phase: str, default: Any = None) -> float:
         """Seconds for a phase of httpx's: ``pool``, ``connect``, ``write`` or ``read``."""
         if phase == "write":
+            if self.overdue:
+                # ssl takes a socket that was shut down for one that is not connected yet, makes
+                # no handshake, and would write in the clear.
+                raise TimeoutError
             # The request is about to leave, unless it is a CONNECT to a proxy.
             self.sent = self.sent or not self._tunnelling
         if phase != "connect":
