@@ -48,6 +48,9 @@ IGNORING = [
     ["uv", "run", "--with", "six", "python", "-S", "-m", "app"],
     ["opentelemetry-instrument", "python", "app.py"],
     ["env", "-uPYTHONPATH", "python", "app.py"],
+    ["timeout", "5s", "python", "-I", "app.py"],
+    ["timeout", "-s", "KILL", "--kill-after=9", "1.5m", "python", "-I", "app.py"],
+    ["stdbuf", "-o", "L", "python", "-E", "app.py"],
     ["env", "--unset=PYTHONPATH", "python", "app.py"],
 ]
 HEARING = [

@@ -7,7 +7,6 @@ installed; both look at ``REVENUEBASE_COMPAT_RUN`` and do nothing without it.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shlex
@@ -96,6 +95,23 @@ def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[s
 _WRAPPERS = frozenset(["env", "nice", "nohup", "setsid", "stdbuf", "time", "timeout"])
 _RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
 
+#: Their options whose value is the next word.
+_VALUED = frozenset(
+    [
+        "-e",
+        "-i",
+        "-k",
+        "-n",
+        "-o",
+        "-s",
+        "--error",
+        "--input",
+        "--kill-after",
+        "--output",
+        "--signal",
+    ]
+)
+
 _PTH = "`revenuebase-compat pth install` once"
 
 
@@ -124,11 +140,21 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
         place = next((at for at, word in enumerate(rest) if _is_python(Path(word).name)), None)
         return None if place is None else unsupported_option(rest[place:])
     if name in _WRAPPERS:
-        rest = [*itertools.dropwhile(lambda word: word[:1] == "-" or word.isdigit(), rest)]
-        return unsupported_option(rest) if rest else None
+        wrapped = _behind_options(rest)
+        return unsupported_option(wrapped) if wrapped else None
     line = _first_line(argv[0]) if scripts else ""
     words = line[2:].strip().split(None, 1) if line.startswith("#!") else []
     return unsupported_option([*words, argv[0], *rest], scripts - 1) if words else None
+
+
+def _behind_options(words: list[str]) -> list[str]:
+    rest = iter(words)
+    for word in rest:
+        if word in _VALUED:
+            next(rest, None)
+        elif word[:1] != "-" and not re.fullmatch(r"[0-9.]+[smhd]?", word):  # of timeout
+            return [word, *rest]
+    return []
 
 
 _is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
