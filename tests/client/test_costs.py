@@ -216,6 +216,9 @@ class Healthy:
 def test_a_thousand_calls_keep_nothing_and_leave_the_collector_nothing() -> None:
     server = Healthy()
     with Client(Settings(TEST_KEY, base_url=server.base_url)) as client:
+        # Python 3.10 keeps a cache with each function that was run 1,024 times.
+        for job in range(1, 1100):
+            client.cancel_job(job)
         few = growth(client.cancel_job, 100)
         many = growth(client.cancel_job, 1000)
     server.close()
