@@ -43,10 +43,12 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """In parallel where no path is given; ``-n 0`` and ``-p no:xdist`` are obeyed."""
     option = config.option
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        option.loadgroup = True  # a worker reads the command line, which does not say so
+        return
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
-    ours = "PYTEST_XDIST_WORKER" not in os.environ
-    if whole and ours and getattr(option, "numprocesses", 0) is None and option.dist == "no":
-        option.numprocesses, option.dist = "auto", "worksteal"
+    if whole and getattr(option, "numprocesses", 0) is None and option.dist == "no":
+        option.numprocesses, option.dist = "auto", "loadgroup"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

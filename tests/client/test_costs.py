@@ -255,6 +255,7 @@ def test_one_thread_however_many_clients(server: FaultServer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("loud")
 def test_the_benchmarks_run(tmp_path: Path) -> None:
     plot = tmp_path / "plot.svg"
     command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--svg", str(plot)]
