@@ -1,4 +1,7 @@
-"""A clean process for every test: environment, memories, signals, and nothing that waits."""
+"""A clean process for every test: environment, memories, signals, and nothing that waits.
+
+The suite as a whole runs in as many processes as there are cores.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,17 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+
+if "COVERAGE_RUN" in os.environ and "PYTEST_XDIST_WORKER" in os.environ:
+    # ``coverage run`` measures the process it starts, which under xdist runs no test itself.
+    import atexit
+
+    import coverage
+
+    measured = coverage.Coverage(data_suffix=True)
+    measured.start()
+    atexit.register(measured.save)
+    atexit.register(measured.stop)
 
 from revenuebase_compat.client.memory import memory
 
@@ -23,6 +37,18 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
     if signal.getsignal(number) is signal.SIG_IGN:
         ours = signal.default_int_handler if number is signal.SIGINT else lambda *_: None
         signal.signal(number, ours)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """In parallel where no path is given; ``-n 0`` and ``-p no:xdist`` are obeyed."""
+    option = config.option
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        option.loadgroup = True  # a worker reads the command line, which does not say so
+        return
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if whole and getattr(option, "numprocesses", 0) is None and option.dist == "no":
+        option.numprocesses, option.dist = "auto", "loadgroup"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,9 +8,9 @@ import gzip
 import http.client
 import io
 import json
-import os
 import signal
 import threading
+import time
 import urllib.request
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -94,10 +94,12 @@ SYNC = {
 @pytest.mark.parametrize("inner", SYNC)
 def test_a_request_of_a_signal_handler_moves(outer: str, inner: str) -> None:
     got: list[int] = []
+    main = threading.get_ident()
 
     def answer(request: RawRequest, number: int) -> bytes:
         if request.line == "GET /v2/jobs/42":
-            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.02)  # until that thread waits: what comes before does not wake it
+            signal.pthread_kill(main, signal.SIGUSR1)
             arrived.wait(10)  # until the handler's request is through
         elif request.line == "POST /v2/jobs/7/cancel":
             arrived.set()

@@ -10,9 +10,9 @@ import contextvars
 import http.client
 import json
 import logging
-import os
 import signal
 import threading
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -91,11 +91,12 @@ def handling() -> Iterator[Callable[[Callable[[], object]], None]]:
 
 def striking(line: str) -> tuple[RawServer, threading.Event]:
     """A server that answers that request once another has come, for which it sends SIGTERM."""
-    arrived = threading.Event()
+    arrived, main = threading.Event(), threading.get_ident()
 
     def answer(request: RawRequest, number: int) -> bytes:
         if request.line == line:
-            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.02)  # until that thread waits: what comes before does not wake it
+            signal.pthread_kill(main, signal.SIGTERM)
             arrived.wait(10)
         else:
             arrived.set()
@@ -184,11 +185,12 @@ def test_a_handler_that_raises_leaves_nothing_marked(program: Program, handling:
 
     def answer(request: RawRequest, number: int) -> bytes:
         if request.line == BOTH[0]:
-            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.02)  # until that thread waits: what comes before does not wake it
+            signal.pthread_kill(main, signal.SIGTERM)
             raised.wait(10)
         return reply()
 
-    raised = threading.Event()
+    raised, main = threading.Event(), threading.get_ident()
     handling(limit)
     with RawServer(answer) as server:
         adopt.install(Settings(base_url=server.url, **GONE))

@@ -14,13 +14,14 @@ from tests.programs.senders import CANCEL, SENDERS
 from tests.support.children import ALIVE, GONE, program
 from tests.support.raw_server import RawRequest, RawServer, reply
 
+#: How long one run of the long test takes its libraries to task.
+SECONDS = float(os.environ.get("REVENUEBASE_COMPAT_TEST_STRESS", "8"))
+
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc"),
-    pytest.mark.timeout(240),
+    pytest.mark.xdist_group("loud"),
+    pytest.mark.timeout(4 * (SECONDS + 60)),
 ]
-
-#: How long one run takes its libraries to task.
-SECONDS = float(os.environ.get("NO_HARM_STRESS_SECONDS", "30"))
 
 
 def job_of(request: RawRequest) -> int:

@@ -9,7 +9,8 @@ import pytest
 from tests.tools.reliability import REPOSITORY, Cell, Severity, markdown, table
 
 # Installs the vendor's SDK on first use, and waits for those that never end.
-pytestmark = pytest.mark.slow
+# One process makes the table for all.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reliability")]
 
 BEGIN, END = "<!-- reliability table -->", "<!-- /reliability table -->"
 
