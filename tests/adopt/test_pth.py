@@ -14,7 +14,8 @@ from revenuebase_compat.testing.sandbox import Sandbox
 from tests.adopt.test_runner import SCRIPT, execute, python, run, served, variables
 from tests.support import AFTER, SUNSET
 
-pytestmark = pytest.mark.slow
+# One environment, into which some of these and none of test_runner's install the file.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("served")]
 
 NAME = "revenuebase-compat.pth"
 

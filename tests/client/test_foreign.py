@@ -218,3 +218,32 @@ def storm() -> None:
 
 if __name__ == "__main__":
     storm()
+
+
+@pytest.mark.parametrize("end", [StopIteration, StopAsyncIteration])
+def test_an_iterator_of_the_callers_that_ends_is_no_result(end: type[Exception]) -> None:
+    """A script of answers that is used up, say: the flow's own end is another ``StopIteration``."""
+    events: list[CancelEvent] = []
+    answers = [httpx.Response(503)]
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        if not answers:
+            raise end
+        return answers.pop()
+
+    async def pause(_: float) -> None: ...
+
+    async def call_async(settings: Settings) -> object:
+        transport = httpx.MockTransport(answer)
+        async with httpx.AsyncClient(transport=transport) as theirs:
+            return await AsyncClient(settings, http_client=theirs, sleep=pause).cancel_job(7)
+
+    made = settings("https://api.example.com", on_event=events.append)
+    with httpx.Client(transport=httpx.MockTransport(answer)) as theirs:
+        with pytest.raises((RuntimeError, StopAsyncIteration)):
+            Client(made, http_client=theirs, sleep=lambda _: None).cancel_job(7)
+    answers.append(httpx.Response(503))
+    with pytest.raises((RuntimeError, StopAsyncIteration)):
+        asyncio.run(call_async(made))
+    assert [event.outcome_unknown for event in events] == [True, True]
+    assert {event.outcome for event in events} <= {end.__name__, "RuntimeError"}

@@ -79,6 +79,7 @@ def test_setup_error_names_its_variable(
     shown = everything_shown(caught.value)
     assert PASSWORD not in shown
     assert "proxy-secret" not in shown
+    assert not isinstance(caught.value.__context__, LookupError), "a matter of our own"
     assert (caught.value.attempts, caught.value.outcome_unknown) == (0, False)
     (event,) = events
     assert (event.outcome, event.attempts, event.outcome_unknown) == (

@@ -11,6 +11,7 @@ import faulthandler
 import gc
 import itertools
 import json
+import logging
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -122,6 +124,10 @@ def main() -> None:
     global ends
     for library in SENDERS:  # what each opens once for the process
         SENDERS[library](URL + "/warm", 0)
+    # A thread that writes to stderr while another forks leaves it locked in the child, for ever and
+    # in any program: nothing is said here.
+    warnings.simplefilter("ignore")
+    logging.disable()
     before = descriptors()
     signal.signal(signal.SIGALRM, handle)
     ends = time.monotonic() + SECONDS

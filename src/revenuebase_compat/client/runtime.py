@@ -85,9 +85,11 @@ class Runtime(NamedTuple):
         answer: Any = None
         try:
             while True:
-                answer = self._carry_out(steps.send(answer))
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+                try:
+                    command = steps.send(answer)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                answer = self._carry_out(command)
         except Exception as error:
             steps.throw(error)  # the flag's or the pause's, which the event shall name
             raise
@@ -99,9 +101,11 @@ class Runtime(NamedTuple):
         answer: Any = None
         try:
             while True:
-                answer = await self._carry_out(steps.send(answer))
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+                try:
+                    command = steps.send(answer)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                answer = await self._carry_out(command)
         except Exception as error:
             steps.throw(error)
             raise

@@ -138,10 +138,9 @@ class SyncSender(Sender):
             inherited, self._free, self._place = self._free, deque(), place()
             self._made = None
             _close_all(inherited)
-        try:
+        with suppress(IndexError):
             return self._free.pop()
-        except IndexError:
-            return self._factory.connection()
+        return self._factory.connection()
 
     def _count_addresses(self) -> int:
         """How many addresses the host has, as all of them must fit into the time to connect."""
