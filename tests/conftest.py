@@ -41,14 +41,12 @@ for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """In parallel where no path is given; ``-n 0`` and ``-p no:xdist`` are obeyed."""
-    option = config.option
+    """In parallel where no path is given; ``-n 0`` is obeyed, a file stays on one worker."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        option.loadgroup = True  # a worker reads the command line, which does not say so
         return
     whole = config.args_source is not pytest.Config.ArgsSource.ARGS
-    if whole and getattr(option, "numprocesses", 0) is None and option.dist == "no":
-        option.numprocesses, option.dist = "auto", "loadgroup"
+    if whole and config.option.numprocesses is None:
+        config.option.numprocesses = "auto"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

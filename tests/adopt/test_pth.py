@@ -14,8 +14,7 @@ from revenuebase_compat.testing.sandbox import Sandbox
 from tests.adopt.test_runner import SCRIPT, execute, python, run, served, variables
 from tests.support import AFTER, SUNSET
 
-# One environment, into which some of these and none of test_runner's install the file.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("served")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("served_alone")]
 
 NAME = "revenuebase-compat.pth"
 
@@ -30,7 +29,7 @@ def pth(action: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def installed() -> Iterator[Path]:
+def installed(served_alone: None) -> Iterator[Path]:
     done = pth("install")
     assert done.returncode == 0, done.stderr
     yield site_packages(python()) / NAME

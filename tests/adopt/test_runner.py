@@ -26,7 +26,7 @@ from revenuebase_compat.testing.sandbox import Sandbox
 from tests.support import AFTER, BEFORE, SUNSET
 from tests.support.environments import environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("served")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("served_alone")]
 
 APPS = Path(__file__).parents[1] / "programs" / "served"
 

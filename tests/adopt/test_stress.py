@@ -19,7 +19,6 @@ SECONDS = float(os.environ.get("REVENUEBASE_COMPAT_TEST_STRESS", "8"))
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc"),
-    pytest.mark.xdist_group("loud"),
     pytest.mark.timeout(4 * (SECONDS + 60)),
 ]
 

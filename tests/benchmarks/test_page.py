@@ -32,7 +32,6 @@ def test_what_is_called_met_is_met() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("loud")
 def test_the_goals_are_those_that_are_measured() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks", "--quick"],

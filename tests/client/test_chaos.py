@@ -204,7 +204,6 @@ def descriptors() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("loud")
 def test_chaos(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.client.test_chaos", SECONDS, str(tmp_path)],

@@ -41,7 +41,7 @@ from tests.support.fault_server import (
     wrong_job,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("loud")]
+pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get("REVENUEBASE_COMPAT_TEST_SOAK", "10"))
 THREADS = 8

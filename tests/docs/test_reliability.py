@@ -9,8 +9,7 @@ import pytest
 from tests.tools.reliability import REPOSITORY, Cell, Severity, markdown, table
 
 # Installs the vendor's SDK on first use, and waits for those that never end.
-# One process makes the table for all.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reliability")]
+pytestmark = pytest.mark.slow
 
 BEGIN, END = "<!-- reliability table -->", "<!-- /reliability table -->"
 
