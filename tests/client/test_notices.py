@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -277,3 +278,127 @@ with FaultServer() as server:
     assert done.stderr.startswith("revenuebase-compat: RevenueBase API v1 ends on 2026-07-07")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def child(program: str, url: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program, url, TEST_KEY],
+        # Set, it takes the buffer away that has the lock.
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+FORKS = """
+import logging, os, signal, sys, threading, time, warnings
+import revenuebase_compat as rc
+
+warnings.simplefilter("always", rc.ApiDeprecationWarning)
+warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+client = rc.Client(rc.Settings(sys.argv[2], base_url=sys.argv[1], v1_sunset="2999-01-01"))
+ended = threading.Event()
+
+def fork():
+    pid = os.fork()
+    if not pid:
+        signal.alarm(20)
+        print("a child speaks", file=sys.stderr, flush=True)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_child_forked_while_another_thread_is_told_something_can_write() -> None:
+    """stderr's buffer has a lock, which the child would find held for ever."""
+    program = (
+        FORKS
+        + """
+reads, writes = os.pipe()
+os.dup2(writes, 2)
+os.set_blocking(writes, False)
+try:
+    while True:
+        os.write(writes, b"." * 4096)
+except BlockingIOError:
+    os.set_blocking(writes, True)
+entered = threading.Event()
+
+def show(message, *_, **__):
+    entered.set()
+    print(message, file=sys.stderr, flush=True)
+
+def drain():
+    while not ended.wait(0.2):
+        os.read(reads, 2**20)
+
+warnings.showwarning = show
+logging.disable()
+told = threading.Thread(target=client.cancel_job, args=(1,))
+told.start()
+threading.Thread(target=drain, daemon=True).start()
+entered.wait(60)
+time.sleep(0.05)
+print(fork())
+ended.set()
+told.join()
+"""
+    )
+    with FaultServer() as server:
+        assert child(program, server.base_url) == "0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_notice_that_blocks_holds_neither_threads_nor_forks_for_long() -> None:
+    """As where stderr is a full pipe, or a handler waits for a thread that speaks as well."""
+    program = (
+        FORKS
+        + """
+entered = threading.Event()
+
+def show(*_, **__):
+    if threading.current_thread().name == "blocked":
+        entered.set()
+        ended.wait(60)
+
+warnings.showwarning = show
+blocked = threading.Thread(target=client.cancel_job, args=(1,), name="blocked")
+blocked.start()
+entered.wait(60)
+other = threading.Thread(target=client.cancel_job, args=(2,))
+other.start()
+other.join(60)
+assert not other.is_alive()
+began = time.monotonic()
+print(fork(), time.monotonic() - began < 10, blocked.is_alive())
+ended.set()
+blocked.join()
+"""
+    )
+    with FaultServer() as server:
+        assert child(program, server.base_url) == "0 True True\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_handler_of_a_notice_may_fork_and_call() -> None:
+    program = (
+        FORKS
+        + """
+def show(*_, **__):
+    warnings.showwarning = print
+    client.cancel_job(2)
+    assert fork() == 0
+
+warnings.showwarning = show
+client.cancel_job(1)
+print(fork())
+"""
+    )
+    with FaultServer() as server:
+        assert child(program, server.base_url).splitlines()[-1] == "0"

@@ -11,7 +11,6 @@ import faulthandler
 import gc
 import itertools
 import json
-import logging
 import os
 import random
 import signal
@@ -124,10 +123,8 @@ def main() -> None:
     global ends
     for library in SENDERS:  # what each opens once for the process
         SENDERS[library](URL + "/warm", 0)
-    # A thread that writes to stderr while another forks leaves it locked in the child, for ever and
-    # in any program: nothing is said here.
-    warnings.simplefilter("ignore")
-    logging.disable()
+    # A child that was forked while another thread wrote to stderr could write nothing itself.
+    warnings.simplefilter("always")
     before = descriptors()
     signal.signal(signal.SIGALRM, handle)
     ends = time.monotonic() + SECONDS

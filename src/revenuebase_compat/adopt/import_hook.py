@@ -9,6 +9,7 @@ Every Python under ``run`` loads this module, and most of them never speak HTTP.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .libraries import LIBRARIES
@@ -92,7 +93,12 @@ def finished(name: str) -> ModuleType | None:
 
 def write_stderr(text: str) -> None:
     """One line on stderr; a process without one goes on all the same."""
-    try:  # noqa: SIM105 (contextlib is not loaded yet)
-        sys.stderr.write(f"revenuebase-compat: {' '.join(text.split())}\n")
+    try:
+        line = f"revenuebase-compat: {' '.join(text.split())}\n"
+        if sys.stderr is sys.__stderr__:
+            # Without the lock of its buffer, which a fork meanwhile would leave held in the child.
+            os.write(sys.stderr.fileno(), line.encode(sys.stderr.encoding, "backslashreplace"))
+        else:
+            sys.stderr.write(line)
     except Exception:  # noqa: S110 (there is nobody to tell)
         pass

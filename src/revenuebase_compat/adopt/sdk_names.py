@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from operator import attrgetter
 from types import ModuleType
 from typing import Any
@@ -176,7 +175,7 @@ def _forwarded(call: str, target: str, installed: Version) -> Any:
 
     def forward(self: _Resource, **arguments: Any) -> Any:
         notices.log(("sdk_names", call), "warning", message, time.monotonic())
-        warnings.warn(message, notices.ApiDeprecationWarning, stacklevel=2)
+        notices.warn_at(notices.call_site(), message)
         return find(self._client)(**arguments)
 
     forward.__name__ = forward.__qualname__ = call.partition(".")[2]

@@ -8,14 +8,16 @@ still sees what is WARNING or worse on stderr.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from revenuebase_compat.core.calls import Notice, NoticeKind
 from revenuebase_compat.core.endpoints import CANCEL, Endpoint
@@ -26,6 +28,13 @@ from .memory import memory
 Level = Literal["info", "warning", "error"]
 
 _PACKAGE = __name__.partition(".")[0]
+
+#: Seconds that a fork waits for what is being said, and what is to be said for a fork.
+PATIENCE = 1.0
+
+# By thread, since when. No lock: a handler may be slow, or wait for a thread that speaks as well.
+_speaking: dict[int, float] = {}
+_forking: dict[int, float] = {}
 
 
 class ApiDeprecationWarning(DeprecationWarning):
@@ -55,7 +64,8 @@ def call_site(skipped: frozenset[str] = frozenset({_PACKAGE})) -> CallSite:
 
 def warn_at(site: CallSite, message: str) -> None:
     """Warn as ``ApiDeprecationWarning`` at that line, if Python's filters let it."""
-    warnings.warn_explicit(
+    _unforked(
+        warnings.warn_explicit,
         message,
         ApiDeprecationWarning,
         site.filename,
@@ -86,7 +96,57 @@ def _say(level: Level, message: str, left_out: int, **extra: object) -> None:
     if not logger.hasHandlers():
         # Python's last resort prints the bare message: say who speaks.
         message = f"revenuebase-compat: {message}"
-    getattr(logger, level)("%s", message, extra={**extra, "left_out": left_out})
+    say = getattr(logger, level)
+    _unforked(say, "%s", message, extra={**extra, "left_out": left_out})
+
+
+def _unforked(say: Callable[..., None], *words: Any, **others: Any) -> None:
+    """Say it while no other thread forks, and let none fork meanwhile.
+
+    Who writes to stderr holds the lock of its buffer, and a child that is forked in that moment
+    finds it held for ever.
+    """
+    me = threading.get_ident()
+    nested = me in _speaking
+    try:
+        while not nested:
+            _speaking[me] = time.monotonic()
+            if not _others(_forking):
+                break
+            del _speaking[me]
+            time.sleep(0.001)
+        say(*words, **others)
+    finally:
+        if not nested:
+            _speaking.pop(me, None)
+
+
+def _others(threads: dict[int, float]) -> bool:
+    if not threads:
+        return False
+    me, now = threading.get_ident(), time.monotonic()
+    return any(one != me and now - since < PATIENCE for one, since in list(threads.items()))
+
+
+def _before_fork() -> None:
+    began = _forking[threading.get_ident()] = time.monotonic()
+    while _others(_speaking) and time.monotonic() - began < PATIENCE:
+        time.sleep(0.001)
+
+
+def _after_fork() -> None:
+    _forking.pop(threading.get_ident(), None)
+
+
+def _after_fork_in_child() -> None:
+    _forking.clear()
+    _speaking.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child
+    )
 
 
 def log_left(call: str, successor: str | None, stage: Phase, words: str) -> None:
