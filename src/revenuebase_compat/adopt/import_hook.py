@@ -95,9 +95,9 @@ def write_stderr(text: str) -> None:
     """One line on stderr; a process without one goes on all the same."""
     try:
         line = f"revenuebase-compat: {' '.join(text.split())}\n"
-        if sys.stderr is sys.__stderr__:
+        if (stderr := sys.__stderr__) is not None and sys.stderr is stderr:
             # Without the lock of its buffer, which a fork meanwhile would leave held in the child.
-            os.write(sys.stderr.fileno(), line.encode(sys.stderr.encoding, "backslashreplace"))
+            os.write(stderr.fileno(), line.encode(stderr.encoding, "backslashreplace"))
         else:
             sys.stderr.write(line)
     except Exception:  # noqa: S110 (there is nobody to tell)
