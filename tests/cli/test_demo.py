@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from revenuebase_compat.cli.demo import Story, main
+from revenuebase_compat.cli.demo import Story
+from revenuebase_compat.cli.main import main
 from revenuebase_compat.testing.sandbox import Sandbox
 
 ROW = re.compile(r"  (\S+|) +(GET|POST) (/\S+) +(no answer|\d{3})(?: +(.+))?")
@@ -57,7 +58,7 @@ def test_each_line_is_what_the_sandbox_saw(
 
 
 def test_the_story(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(lambda _seconds: None) == 0
+    assert main(["demo"], sleep=lambda _seconds: None) == 0
     told = capsys.readouterr().out
     assert all(len(line) < 80 for line in told.splitlines())
     story = [
@@ -149,10 +150,9 @@ def test_on_a_terminal(
 def test_without_the_extra() -> None:
     code = (
         "import sys; sys.modules['fastapi'] = None\n"
-        "from revenuebase_compat.cli.demo import main\n"
-        "try: main()\n"
-        "except ImportError as error: print(error)\n"
+        "from revenuebase_compat.cli.main import main\n"
+        "sys.exit(main(['demo']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.count("\n") == 1, done.stderr
-    assert "the sandbox needs what is not installed: pip install 'fastapi>=" in done.stdout
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert "the sandbox needs what is not installed: pip install 'fastapi>=" in done.stderr

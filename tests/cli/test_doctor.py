@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from revenuebase_compat.cli import findings
-from revenuebase_compat.cli.findings import Finding
+from revenuebase_compat.cli import doctor
+from revenuebase_compat.cli.doctor import Finding
 from revenuebase_compat.cli.main import main
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, BEFORE
@@ -35,7 +35,7 @@ DEFAULTS = {
 
 def report(about: str, now: datetime = AFTER, **environ: str) -> dict[str, Finding]:
     given = {f"REVENUEBASE_{name.upper()}": value for name, value in environ.items()}
-    return {item.name: item for item in findings.report(given, now) if item.about == about}
+    return {item.name: item for item in doctor.report(given, now) if item.about == about}
 
 
 def test_the_settings_and_where_they_come_from() -> None:
@@ -144,16 +144,6 @@ def test_where_the_settings_lead_today(
 
     assert (found.severity, found.value) == (severity, value)
     assert reason in found.note
-
-
-def test_where_another_api_version_would_lead() -> None:
-    found = report("route", BEFORE, v2_rollout="100")
-
-    assert {name: item.value for name, item in found.items()} == {
-        "today": "v2 (ROLLOUT)",
-        "with v1": "v1 (PINNED)",
-        "with v2": "v2 (PINNED)",
-    }
 
 
 def test_a_flag_that_is_not_found_here_is_noted() -> None:

@@ -20,12 +20,11 @@ from revenuebase_compat import (
     AlreadyCancelledError,
     CancelError,
     ConfigurationError,
-    JobFailed,
     JobNotFoundError,
     NotCancellableError,
     TransportError,
 )
-from revenuebase_compat.cli.journal import Journal, record
+from revenuebase_compat.cli.journal import Journal, failed
 from revenuebase_compat.cli.main import main
 from revenuebase_compat.cli.progress import span
 from tests.conftest import TEST_KEY
@@ -415,7 +414,7 @@ def test_a_torn_last_line_is_no_obstacle_however_often_it_tears(
         path.write_bytes(whole + line[:length])
         with open_journal(path, server) as journal:
             assert set(journal.done) == {1}
-            journal.started(3)
+            journal.write("started", process_id=3)
         with open_journal(path, server) as journal:
             assert set(journal.done) == {1}
         assert entries(path) == [("started", 1), ("done", 1), ("started", 3)]
@@ -464,7 +463,7 @@ def test_a_journal_is_locked_while_it_is_in_use(
         refused = f"revenuebase-compat: --resume {path}: another run is using it"
         assert run(1, "--resume", path) == (2, [], [refused])
         assert server.seen == []
-        journal.started(7)
+        journal.write("started", process_id=7)
     assert run(1, "--resume", path)[0] == 0
     assert entries(path)[0] == ("started", 7)
 
@@ -553,9 +552,9 @@ def test_a_journal_that_takes_no_more_stops_the_run(
 def test_what_counts_as_cancelled_and_what_is_final(
     server: FaultServer, tmp_path: Path, error: CancelError, ok: bool, final: bool
 ) -> None:
-    found = record(JobFailed(1, error), None)
+    found = failed(1, error)
     assert (found.ok, found.final) == (ok, final)
     with open_journal(tmp_path / "journal", server) as journal:
-        journal.finished(found)
+        journal.write("done", process_id=1, row=found)
     with open_journal(tmp_path / "journal", server) as journal:
         assert (1 in journal.done) == final

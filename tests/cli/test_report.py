@@ -78,12 +78,12 @@ def test_a_report_without_what_was_left_is_0(
     path.touch()
     assert main(["report", str(path)]) == 0
     assert capsys.readouterr().out == "in all: none\n"
-    Report(str(path)).record("GET /v1/credits", "moved", "a\x1b[31m.py:1")
+    Report(str(path)).record("GET /v1/credits", "moved", "a\x1b[31m\n.py:1")
     path.write_bytes(path.read_bytes() + b"broken\n" + b'{"endp')
     assert main(["report", str(path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "GET /v1/credits",
-        "  moved     1  a?[31m.py:1",
+        "  moved     1  a [31m .py:1",
         "in all: 1 moved",
         "lines that could not be read: 1",
     ]

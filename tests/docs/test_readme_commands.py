@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from openfeature import api
 
-from revenuebase_compat.cli.main import parse
+from revenuebase_compat.cli.arguments import parse
 from revenuebase_compat.testing.sandbox import Sandbox
 
 from .readme import OURS, commands, recipe, write_files

@@ -1,67 +1,221 @@
-"""Types of arguments: each makes a value of a text, or says what would be right."""
+"""The parser of the command line: every command, its options, and the types of their values."""
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError, HelpFormatter
-from collections.abc import Callable
+from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import partial
+from textwrap import fill
+from typing import Any, NoReturn
 
+from revenuebase_compat._version import __version__
 from revenuebase_compat.core.dates import parse_date
 from revenuebase_compat.core.errors import InvalidProcessIdError
 from revenuebase_compat.core.models import check_process_id
+from revenuebase_compat.core.settings import DEFAULT_BASE_URL
+
+from .output import WRONG, complain, note
+
+#: ``cancel`` asks once, on a terminal, where there are more jobs than that.
+ASK_FROM = 20
+
+#: Seconds that ``--wait`` waits.
+WAIT = 600.0
+
+MX_RECORD_CHECKED: dict[str, str | bool | None] = {
+    "empty": "",
+    "text": "checked",
+    "host": "mx.example.com",
+    "true": True,
+    "false": False,
+    "null": None,
+}
+
+_EXAMPLES = """\
+examples:
+  revenuebase-compat cancel 42 43 --wait
+  revenuebase-compat cancel --from-file ids.csv --resume cancel.journal
+  some-query | revenuebase-compat cancel --from-file - --json > fates.jsonl
+
+exit codes: 0 all cancelled, 1 some job was not, 2 wrong usage or settings, 130 stopped
+"""
 
 
-class WrappedLines(HelpFormatter):
+class _Parser(ArgumentParser):
+    """Takes no abbreviation, and says what is wrong in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_WrappedLines, **options)
+
+    def error(self, message: str) -> NoReturn:
+        complain(message, self.prog)
+        raise SystemExit(WRONG)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        with suppress(OSError):  # newer versions of argparse do so themselves
+            super()._print_message(message, file)
+
+
+class _WrappedLines(HelpFormatter):
     """Keeps the lines of a description, and wraps those that the terminal is too narrow for."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        from textwrap import fill  # as argparse does it
-
-        indents = {True: " " * 4, False: ""}
         return "\n".join(
-            fill(line, width, subsequent_indent=indents[line[:1] == " "], break_on_hyphens=False)
+            fill(line, width, subsequent_indent="    " * (line[:1] == " "), break_on_hyphens=False)
             for line in text.splitlines()
         )
 
 
-def process_id(text: str) -> int:
+# --- the types: each makes a value of a text, or says what would be right ---------------------
+
+
+def _process_id(text: str) -> int:
     try:
         return check_process_id(text)
     except InvalidProcessIdError as error:
         raise ArgumentTypeError(str(error)) from None
 
 
-def file_name(text: str) -> str:
+def _file_name(text: str) -> str:
     if text.isdigit():  # no option may swallow an id
         raise ArgumentTypeError(f"{text!r} looks like an id: give ./{text} for a file")
     return text
 
 
-def seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 86_400:
-        raise ArgumentTypeError(f"{text!r}: give seconds from 0 to 86400")
-    return number
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= 86_400:
+            return float(text)
+    raise ArgumentTypeError(f"{text!r}: give seconds from 0 to 86400")
 
 
-def _whole(what: str, most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
-            raise ArgumentTypeError(f"{text!r} is no {what}: give a number from 0 to {most}")
-        return int(text)
-
-    return number
+def _whole(what: str, most: int, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
+        raise ArgumentTypeError(f"{text!r} is no {what}: give a number from 0 to {most}")
+    return int(text)
 
 
-count, port = _whole("count", 999_999_999), _whole("port", 65_535)
-
-
-def date(text: str) -> datetime:
-    try:
+def _date(text: str) -> datetime:
+    with suppress(ValueError):
         return parse_date(text)
-    except ValueError:
-        right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
-        raise ArgumentTypeError(f"{text!r} is no date: {right}") from None
+    right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
+    raise ArgumentTypeError(f"{text!r} is no date: {right}")
+
+
+_port, _count = partial(_whole, "port", 65_535), partial(_whole, "count", 999_999_999)
+
+
+# --- the commands -----------------------------------------------------------------------------
+
+_Command = Callable[..., Callable[..., object]]
+_FLAG = {"action": "store_true"}
+_JSON = {**_FLAG, "help": "one JSON object a line"}
+
+
+def _add_cancel(command: _Command) -> None:
+    words = "Cancels jobs, each once, at the pace that the API's rate limit allows."
+    add = command("cancel", "cancel:cancel", "cancel jobs", description=words, epilog=_EXAMPLES)
+    add("process_ids", metavar="ID", nargs="*", type=_process_id, help="a job's process_id")
+    words = "more ids: a line each, CSV with a process_id column, or JSON lines; - is stdin"
+    add("--from-file", metavar="FILE", type=_file_name, help=words)
+    add("--wait", **_FLAG, help=f"wait until each job has ended, at most {WAIT:g} s")
+    add("--wait-timeout", metavar="SECONDS", type=_seconds, help="wait, at most so long")
+    words = "write what is started and done to that file; given again, skip what is done"
+    add("--resume", metavar="JOURNAL", type=_file_name, help=words)
+    add("--json", **_FLAG, help="one JSON object a line, one per job")
+    add("--quiet", **_FLAG, help="no progress and no table: errors only")
+    add("--yes", **_FLAG, help=f"do not ask for more than {ASK_FROM} jobs")
+    add("--sandbox", **_FLAG, help="cancel in an embedded sandbox that holds them; needs no key")
+
+
+def _add_plan(command: _Command) -> None:
+    words = "which version a cancel would go to, and why; sends nothing"
+    add = command("route", "plan:route", words)
+    add("process_ids", metavar="ID", nargs="+", type=_process_id)
+    add("--at", metavar="DATE", type=_date, help="as if it were that date")
+    add("--json", **_JSON)
+    words = "what goes where from a date on, and why"
+    about = "What goes where from a date on, and why. Shares are those of process ids 1 to "
+    about += "10,000, each decided on by itself."
+    add = command("timeline", "plan:timeline", words, description=about)
+    add("--from", dest="start", metavar="DATE", type=_date, help="default: today's")
+    add("--json", **_JSON)
+    add = command("doctor", "doctor:doctor", "what is set, where it leads, who still speaks v1")
+    add("--json", **_JSON)
+
+
+def _add_bridge(command: _Command) -> None:
+    words = "run a command whose v1 requests are moved, with no line of it changed"
+    add = command("run", "bridge:run", words, usage="%(prog)s … -- CMD…")
+    add("--strict", **_FLAG, help="raise where a request cannot be moved")
+    words = "strict, and v1 counts as gone: what still needs it raises"
+    add("--rehearse", **_FLAG, help=words)
+    add("--report", metavar="FILE", help="append each v1 request, and its fate")
+    add("argv", metavar="CMD", nargs=REMAINDER)
+    add = command("report", "bridge:report", "what run --report FILE wrote: who still speaks v1")
+    add("file", metavar="FILE")
+    words = "the same for Pythons that ignore PYTHONPATH; acts only under run"
+    add = command("pth", "bridge:pth", words)
+    add("action", choices=("install", "uninstall", "status"))
+    words = "a loopback proxy that moves v1 requests of clients in any language"
+    add = command("gateway", "bridge:gateway", words)
+    add("--upstream", metavar="URL", default=DEFAULT_BASE_URL, help="where requests go")
+    add("--host", default="127.0.0.1", help="loopback only; default: 127.0.0.1")
+    add("--port", type=_port, default=8089, help="default: 8089")
+    add("--uds", metavar="PATH", help="listen on a Unix socket instead")
+    words = "a name clients may ask under, besides localhost and IP addresses; may be repeated"
+    add("--allow-host", metavar="NAME", action="append", default=[], help=words)
+    levels = ("debug", "info", "warning", "error")
+    add("--log-level", choices=levels, default="info", help="default: info")
+    add("--access-log", **_FLAG, help="a line per request: no query, header or body")
+    add("--report", metavar="FILE", help="append a line per v1 request to FILE")
+
+
+def _add_sandbox(command: _Command) -> None:
+    add = command("sandbox", "sandbox:sandbox", "serve the API on loopback, for trying out")
+    add("--port", type=_port, default=8042, help="default: 8042")
+    add("--now", metavar="DATE", type=_date, help="its clock, which runs on; default: today's")
+    ids = {"nargs": "*", "type": _process_id, "default": range(1, 101)}
+    add("--jobs", metavar="ID", **ids, help="jobs it holds, all QUEUED; default: 1 to 100")
+    add("--rate-limit", metavar="N", type=_count, help="requests a minute; default: none")
+    add("--credits", metavar="N", type=_count, default=1000, help="default: 1000")
+    words = "for which an uploaded job is QUEUED, and PROCESSING then; default: 2"
+    add("--job-seconds", metavar="S", type=_seconds, default=2.0, help=words)
+    add("--envelope", metavar="NAME", default="detail-error", help="of a 400")
+    kinds = {"choices": MX_RECORD_CHECKED, "metavar": "KIND", "default": "empty"}
+    add("--mx-record-checked", **kinds, help=f"of metadata: {', '.join(MX_RECORD_CHECKED)}")
+    add("--quiet", **_FLAG, help="no line for each request")
+    command("demo", "demo:demo", "the whole story in ten seconds, in the sandbox")
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The arguments; ``run`` is the module and the function of the command.
+
+    Without a ``command`` the help is printed. Wrong arguments are said, and a ``SystemExit``.
+    """
+    parser = _Parser(
+        prog="revenuebase-compat",
+        description="Cancels RevenueBase jobs on API v1 or v2, whichever is right today.",
+        epilog="Settings come from REVENUEBASE_* variables; the README has the table.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, run: str, words: str, **options: Any) -> Callable[..., object]:
+        added = subparsers.add_parser(name, help=words, **options)
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    for add_to in (_add_cancel, _add_plan, _add_bridge, _add_sandbox):
+        add_to(command)
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command is None:
+        note(parser.format_help().rstrip())
+    elif rest and hasattr(arguments, "process_ids") and not any(text[:1] == "-" for text in rest):
+        # argparse leaves the ids behind an option, where others stood before it.
+        arguments.process_ids += parser.parse_args([arguments.command, *rest]).process_ids
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments

@@ -2,65 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import sys
+import threading
 import warnings
 from argparse import Namespace
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from revenuebase_compat.core.errors import ConfigurationError
+from revenuebase_compat.client.facade import Client
+from revenuebase_compat.client.many import CancelJobs
+from revenuebase_compat.client.notices import ApiDeprecationWarning, call_site
+from revenuebase_compat.client.runtime import emit
+from revenuebase_compat.core.errors import STOP_ON, ConfigurationError
+from revenuebase_compat.core.events import CancelEvent
+from revenuebase_compat.core.models import Job, JobId, JobOutcome, JobStatus
+from revenuebase_compat.core.routes import Route
+from revenuebase_compat.core.routing import explain
 from revenuebase_compat.core.settings import Settings
 
-from .arguments import file_name, process_id, seconds
-from .output import complain
-from .sandbox import CANCELLING_FOR
+from .arguments import ASK_FROM, WAIT
+from .ids import decode, read_ids
+from .journal import JobRecord, Journal, finished, unfinished
+from .output import STOPPED, OutputLost, complain, finish, note, printable, show, table
+from .progress import Display
 
-#: More jobs than that are asked about once, on a terminal.
-ASK_FROM = 20
-
-#: Seconds that ``--wait`` waits.
-WAIT = 600.0
-
-_EXAMPLES = """\
-examples:
-  revenuebase-compat cancel 42 43 --wait
-  revenuebase-compat cancel --from-file ids.csv --resume cancel.journal
-  some-query | revenuebase-compat cancel --from-file - --json > fates.jsonl
-
-exit codes: 0 all cancelled, 1 some job was not, 2 wrong usage or settings, 130 stopped
-"""
+CONCURRENCY = 8
 
 
-def add_arguments(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "cancel",
-        help="cancel jobs",
-        description="Cancels jobs, each once, at the pace that the API's rate limit allows.",
-        epilog=_EXAMPLES,
-    )
-    add, flag = parser.add_argument, {"action": "store_true"}
-    file = "more ids: a line each, CSV with a process_id column, or JSON lines; - is stdin"
-    journal = "write what is started and done to that file; given again, skip what is done"
-    add("process_ids", metavar="ID", nargs="*", type=process_id, help="a job's process_id")
-    add("--from-file", metavar="FILE", type=file_name, help=file)
-    add("--wait", **flag, help=f"wait until each job has ended, at most {WAIT:g} s")
-    add("--wait-timeout", metavar="SECONDS", type=seconds, help="wait, at most so long")
-    add("--resume", metavar="JOURNAL", type=file_name, help=journal)
-    add("--json", **flag, help="one JSON object a line, one per job")
-    add("--quiet", **flag, help="no progress and no table: errors only")
-    add("--yes", **flag, help=f"do not ask for more than {ASK_FROM} jobs")
-    add("--sandbox", **flag, help="cancel in an embedded sandbox that holds them; needs no key")
-    parser.set_defaults(run=run)
-
-
-def run(arguments: Namespace) -> int:
-    from revenuebase_compat.client.facade import Client
-    from revenuebase_compat.client.notices import ApiDeprecationWarning
-
-    from .batch import Batch
-    from .journal import Journal
-
+def cancel(arguments: Namespace) -> int:
+    """Cancel the jobs that are named; the exit code is that of ``Batch.run``, or 1 after a no."""
     # It says what the log says, and would point at whoever runs the command.
     warnings.simplefilter("ignore", ApiDeprecationWarning)
     if arguments.sandbox and arguments.resume:
@@ -71,16 +47,14 @@ def run(arguments: Namespace) -> int:
     with ExitStack() as stack:
         settings = None
         if arguments.sandbox:
-            from revenuebase_compat.testing.sandbox import Sandbox
+            from .sandbox import serving
 
-            service = Sandbox(jobs=process_ids, cancelling_for=CANCELLING_FOR)
-            stack.enter_context(service)
+            service = stack.enter_context(serving(jobs=process_ids))
             settings = Settings.from_env(api_key=service.api_key, base_url=service.base_url)
         client = stack.enter_context(Client(settings, **arguments.clocks))
         if client.settings.api_key is None:
             client.cancel_job(process_ids[0])  # says what is missing, and sends nothing
-        journal = Journal(arguments.resume, client.settings.base_url)
-        stack.callback(journal.close)
+        journal = stack.enter_context(closing(Journal(arguments.resume, client.settings.base_url)))
         batch = Batch(arguments, process_ids, client, journal)
         if not arguments.yes and len(batch.todo) > ASK_FROM and _declined(len(batch.todo)):
             complain("nothing was sent")
@@ -90,8 +64,6 @@ def run(arguments: Namespace) -> int:
 
 def _all_ids(arguments: Namespace) -> list[int]:
     """Those named and those of the file, each once, in order."""
-    from .ids import decode, read_ids
-
     found, file = list(arguments.process_ids), arguments.from_file
     name = "stdin" if file == "-" else file
     if file is not None:
@@ -114,3 +86,135 @@ def _declined(count: int) -> bool:
     if not answer.endswith("\n"):
         print(file=sys.stderr)
     return answer.strip().lower() not in ("y", "yes")
+
+
+class Batch:
+    """The jobs of one run, and what became of them so far."""
+
+    def __init__(
+        self, arguments: Namespace, process_ids: Sequence[int], client: Client, journal: Journal
+    ) -> None:
+        self.records = {one: journal.done[one] for one in process_ids if one in journal.done}
+        self.todo = [one for one in process_ids if one not in self.records]
+        self.given, self.process_ids, self.journal = arguments, process_ids, journal
+        self.settings, self.wait = client.settings, arguments.wait_timeout
+        self.single = len(process_ids) == 1
+        # Rows on the same terminal are progress enough.
+        rows = arguments.json and sys.stdout.isatty()
+        self.silent = arguments.quiet or rows or (self.single and self.wait is None)
+        self.started: set[JobId] = set()
+        self.routes: dict[int, Route | None] = {}
+        self.states: dict[int, JobStatus] = {}
+        #: Why nothing more is started, where it was not Ctrl-C.
+        self.why = ""
+        runtime, before, total = client.runtime, self.records.values(), len(process_ids)
+        self.display = Display(before, total, runtime.monotonic, self.silent)
+        runtime = runtime._replace(settings=replace(client.settings, on_event=self.on_event))
+        hooks = (self.on_start, self.on_status, self.display.paused)
+        self.jobs = CancelJobs(runtime, self.todo, CONCURRENCY, self.wait, call_site(), *hooks)
+
+    def run(self) -> int:
+        """Cancel the jobs, and show what became of them; returns the exit code."""
+        for one in self.records.values():
+            self.show_row(one)
+        left = False
+        try:
+            with self.stoppable():
+                for outcome in self.jobs:
+                    self.on_outcome(outcome)
+        except KeyboardInterrupt:
+            left = True
+        done = [self.records[one] for one in self.process_ids if one in self.records]
+        rest = [one for one in self.process_ids if one not in self.records]
+        for job in rest:
+            self.show_row(unfinished(job, started=job in self.started))
+        if not self.given.json and not self.given.quiet:
+            self.attempt(self.show_table, done)
+        if rest or not (self.single or self.given.quiet):
+            note(self.display.summary(done, self.given.resume, self.why))
+        if left:
+            # The threads of the jobs under way would hold up a regular exit.
+            finish()
+            os._exit(STOPPED)
+        if rest:
+            return STOPPED if self.display.stopping else 1
+        return 0 if all(one.ok for one in done) else 1
+
+    def on_start(self, process_id: JobId) -> None:
+        self.started.add(process_id)
+        self.attempt(self.journal.write, "started", process_id=process_id)
+
+    def on_status(self, job: Job) -> None:
+        self.states[job.process_id] = job.status
+        self.display.looked(job)
+
+    def on_event(self, event: CancelEvent) -> None:
+        """Called in the job's thread, before its outcome is handed out."""
+        self.routes[event.process_id] = event.route
+        emit(self.settings, event)
+
+    def on_outcome(self, outcome: JobOutcome) -> None:
+        job = int(outcome.process_id)
+        one = self.records[job] = finished(outcome, self.routes.get(job))
+        if isinstance(outcome.error, STOP_ON):
+            self.why = "the key was refused"
+        self.attempt(self.journal.write, "done", process_id=job, final=one.final, row=one)
+        self.display.finished(one)
+        self.show_row(one)
+        if self.silent and not one.ok and not self.given.json:
+            complain(one["message"], one.name)
+
+    def show_row(self, one: JobRecord) -> None:
+        if self.given.json:
+            self.attempt(show, json.dumps(one))
+
+    def attempt(self, write: Callable[..., object], *what: object, **facts: object) -> None:
+        """Write to stdout or the journal; where that fails, nothing more is started."""
+        try:
+            write(*what, **facts)
+        except (OutputLost, ConfigurationError) as error:
+            if str(error) and not self.why:
+                complain(str(error))
+                self.why = str(error)
+            if len(self.records) < len(self.process_ids):
+                self.stop()
+
+    def stop(self, *interrupt: Any) -> None:
+        """Start no further job; a second Ctrl-C waits for none under way, either."""
+        if interrupt and self.display.stopping:
+            raise KeyboardInterrupt
+        self.jobs.stop()
+        self.display.stop()
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Progress is shown, and Ctrl-C stops it."""
+        # Not where SIGINT is ignored (nohup), or somebody else's.
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ours = ours and threading.current_thread() is threading.main_thread()
+        if ours:
+            signal.signal(signal.SIGINT, self.stop)
+        try:
+            with self.display.following(self.jobs):
+                yield
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def show_table(self, done: Sequence[JobRecord]) -> None:
+        """The table, or one sentence of a single job; its error was said."""
+        if not self.single or (done and not self.todo):
+            table(done)
+        elif done and done[0].ok:
+            show(self.sentence(done[0]))
+
+    def sentence(self, row: JobRecord) -> str:
+        job, state = row["process_id"], row.get("current_status", "")
+        words = f"job {job} was cancelled before"
+        route = self.routes[job]
+        if state and route is not None:
+            name, why = printable(row["filename"]), explain(route, self.settings)
+            words = f"job {job} ({name}) is {printable(state)}, by API {route}: {why}"
+        ended = self.states.get(job, JobStatus.of(state)) is JobStatus.CANCELLED
+        late = self.wait is not None and not ended
+        return f"{words}; it had not ended in {self.wait:g} s" if late else words

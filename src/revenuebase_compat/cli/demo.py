@@ -12,13 +12,14 @@ import sys
 import textwrap
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from itertools import zip_longest
 from logging import BASIC_FORMAT, Formatter, getLogger
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from revenuebase_compat.adopt.report import prepare, read
 from revenuebase_compat.client.facade import Client
@@ -26,14 +27,12 @@ from revenuebase_compat.client.notices import ApiDeprecationWarning
 from revenuebase_compat.core.dates import parse_date
 from revenuebase_compat.core.errors import CancelError
 from revenuebase_compat.core.settings import Settings
+from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
 
-from .output import printer
+from .output import show
 
-if TYPE_CHECKING:
-    from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
-
-#: Seconds to read a chapter in, and a line.
-CHAPTER, LINE = 1.5, 0.25
+#: Seconds to read a chapter in.
+CHAPTER = 1.75
 
 #: An integration with v1 as there are many: a line on stdout for each call.
 SCRIPT = """\
@@ -62,22 +61,14 @@ print(call("POST", "cancel-process", json=job).json()["current_status"])
 SERVED = ("Valid", "PROCESSING QUEUED", "COMPLETED", "ada@example.com,Valid", "CANCELLING")
 
 
-def main(sleep: Callable[[float], object] = time.sleep) -> int:
-    """Tell the story; returns 0 if everything came out as told, else 1.
-
-    ``sleep`` waits seconds: for the client's retries, and on a terminal for the reader.
-
-    Raises:
-        ImportError: the extra ``sandbox`` is not installed; names the ``pip install``.
-    """
-    from revenuebase_compat.testing.sandbox import Sandbox
-
+def demo(arguments: Namespace) -> int:
+    """Tell the story; 1 where something did not come out as told, else 0."""
     # Uploaded jobs end at once, so that the script need not wait.
     quick = Sandbox(jobs=range(1, 100), queued_for=0, processing_for=0)
     with quick as sandbox, warnings.catch_warnings():
         # They say what the log says, and would point at whoever runs the command.
         warnings.simplefilter("ignore", ApiDeprecationWarning)
-        return 0 if Story(sandbox, sleep).tell() else 1
+        return 0 if Story(sandbox, arguments.clocks.get("sleep", time.sleep)).tell() else 1
 
 
 class Story:
@@ -86,16 +77,13 @@ class Story:
     def __init__(self, sandbox: Sandbox, sleep: Callable[[float], object]) -> None:
         self._sandbox = sandbox
         self._sleep = sleep
-        terminal = sys.stdout.isatty()
-        self._pause = sleep if terminal else lambda _seconds: None
-        self._say = printer(terminal and not os.environ.get("NO_COLOR"))
         self._notices = BufferingHandler(1000)
         self._as_told = True
 
     def tell(self) -> bool:
         """Tell it; returns whether everything came out as told."""
-        self._say(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold")
-        self._row("you call", "the sandbox sees", "answers", "you get")
+        show(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold")
+        self._row(f"{'you call':<15} {'the sandbox sees':<24}", "answers", "you get")
         getLogger("revenuebase_compat").addHandler(self._notices)
         try:
             with TemporaryDirectory() as folder:
@@ -103,7 +91,7 @@ class Story:
         finally:
             getLogger("revenuebase_compat").removeHandler(self._notices)
         end = "everything" if self._as_told else "NOT everything"
-        self._say(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold")
+        show(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold")
         return self._as_told
 
     def _chapters(self, folder: Path) -> None:
@@ -112,17 +100,16 @@ class Story:
 
         self._chapter("2026-06-01", "v1 has five weeks left: a script as it is, and cancel_job")
         self._script(script, 41, "1000 credits", *SERVED)
-        self._call(42, "200: CANCELLING, v1 (DEFAULT)", notices=1)
+        self._call(42, "200: CANCELLING, v1 (DEFAULT)")
 
         self._chapter("2026-06-15", "v2_rollout=50: half of the jobs, the same half anywhere")
         for job in range(1, 5):
             route = "v1 (DEFAULT)" if job == 3 else "v2 (ROLLOUT)"
             self._call(job, f"200: CANCELLING, {route}", v2_rollout=50)
-            self._pause(LINE)
 
         self._chapter("2026-07-01", "the vendor rehearses the end: v1 answers 410 once")
         self._sandbox.fail("v1", 410, times=1)
-        self._call(43, "410, 200: CANCELLING, v2 (V1_GONE)", notices=1)
+        self._call(43, "410, 200: CANCELLING, v2 (V1_GONE)")
 
         self._chapter("2026-07-07", "the day itself: the script as it was, and cancel_job")
         self._script(script, 44, "410 Gone")
@@ -133,20 +120,20 @@ class Story:
         self._script(script, 45, "998 credits", *SERVED, report=report)
         counts = read(report)[0]
         moved = sum(count for (_, fate, _), count in counts.items() if fate == "moved")
-        self._say(f"  its report: {moved} of {counts.total()} requests moved to v2", "")
+        show(f"  its report: {moved} of {counts.total()} requests moved to v2")
 
         self._chapter("2026-07-07", "an answer is lost: asked again, then the status is read")
         self._sandbox.drop("v2")
         self._call(46, "no answer, 400, 200: CANCELLING, v2 (SUNSET)")
-        self._say(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}", "")
+        show(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}")
 
     def _chapter(self, day: str, title: str) -> None:
-        if self._sandbox.requests:
-            self._pause(CHAPTER)
+        if self._sandbox.requests and sys.stdout.isatty():
+            self._sleep(CHAPTER)
         self._sandbox.now = parse_date(day)
-        self._say(f"\n{day}  {title}", "bold")
+        show(f"\n{day}  {title}", "bold")
 
-    def _call(self, job: int, told: str, notices: int = 0, **settings: Any) -> None:
+    def _call(self, job: int, told: str, **settings: Any) -> None:
         """Make a call, show it, and compare it with what was told."""
         sandbox, name = self._sandbox, f"cancel_job({job})"
         begun = len(sandbox.requests)
@@ -159,14 +146,12 @@ class Story:
                 got, words = type(error).__name__, str(error)
         served = sandbox.requests[begun:]
         for one in served:
-            result = got if one is served[-1] else ""
-            self._row(name, f"{one.method} {one.path}", _answer(one), result)
+            left = f"{name:<15} {one.method + ' ' + one.path:<24}"
+            self._row(left, _answer(one), got if one is served[-1] else "")
             name = ""
-        said = [Formatter(BASIC_FORMAT).format(record) for record in self._notices.buffer]
+        self._quote(words, *map(Formatter(BASIC_FORMAT).format, self._notices.buffer))
         self._notices.flush()
-        self._quote(words, *said)
-        came = f"{', '.join(map(_answer, served))}: {got}"
-        self._compare(came, told, job, len(said), notices)
+        self._compare(job, f"{', '.join(map(_answer, served))}: {got}", told)
 
     def _script(self, script: Path, job: int, *told: str, report: str = "") -> None:
         """Run the script (with a report: under ``run``), show its calls, and compare its lines."""
@@ -184,30 +169,29 @@ class Story:
             command, env=environ, capture_output=True, text=True, timeout=60
         )
         lines, words = done.stdout.splitlines(), done.stderr.strip()
-        self._say(f"  {script.name} {job}", "")
+        show(f"  {script.name} {job}")
         for one, line in zip_longest(self._sandbox.requests[begun:], lines):
-            seen = (f"{one.method} {one.path}", _answer(one)) if one else ("", "")
-            self._row(None, *seen, line or "")
+            # A script's calls have no name, and need the room for their paths.
+            request, answer = (f"{one.method} {one.path}", _answer(one)) if one else ("", "")
+            self._row(f"  {request:<38}", answer, line or "")
         self._quote(words)
-        self._compare("; ".join(lines) or words.partition(":")[0], "; ".join(told), job)
+        self._compare(job, "; ".join(lines) or words.partition(":")[0], "; ".join(told))
+
+    def _row(self, left: str, answer: str, got: str) -> None:
+        style = "green" if got.startswith("CANCELLING") else ""
+        show(f"  {left} {answer:<10} {got}".rstrip(), style)
 
     def _quote(self, *texts: str) -> None:
         for text in filter(None, texts):
             lines = textwrap.fill(text, 74, break_on_hyphens=False)
-            self._say(textwrap.indent(lines, "    "), "yellow")
+            show(textwrap.indent(lines, "    "), "yellow")
 
-    def _compare(self, came: str, told: str, job: int, said: int = 0, notices: int = 0) -> None:
+    def _compare(self, job: int, came: str, told: str) -> None:
         # The sandbox's own books must agree with what the caller got.
         cancelled = self._sandbox.jobs[job].status == "CANCELLING"
-        if (came, said, cancelled) != (told, notices, "CANCELLING" in told):
+        if came != told or cancelled != ("CANCELLING" in told):
             self._as_told = False
-            self._say(f"  NOT as told: {told} (notices: {notices})", "red")
-
-    def _row(self, call: str | None, request: str, answer: str, got: str) -> None:
-        # A script's calls have no name, and need the room for their paths.
-        left = f"  {request:<38}" if call is None else f"{call:<15} {request:<24}"
-        style = "green" if got.startswith("CANCELLING") else ""
-        self._say(f"  {left} {answer:<10} {got}".rstrip(), style)
+            show(f"  NOT as told: {told}", "red")
 
 
 def _answer(one: RecordedRequest) -> str:

@@ -16,10 +16,7 @@ NAMED = 20
 
 
 def decode(data: bytes) -> str:
-    """The text of a file in UTF-8 or UTF-16, with a byte order mark or without.
-
-    Other bytes, such as the umlauts of an older code page, are left as escapes: ids have none.
-    """
+    """UTF-8 or UTF-16, with a byte order mark or without; other bytes are left as escapes."""
     encoding = "utf-8-sig"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
@@ -33,10 +30,7 @@ def read_ids(text: str, source: str) -> list[int]:
 
     A column's name may be in any case, with blanks or hyphens (``Process ID``); ``,``, ``;`` and
     tabs part columns, and what a first line ``sep=`` names. Blank lines are skipped, and lines that
-    begin with ``#``.
-
-    Raises:
-        ConfigurationError: names the bad lines by their numbers, at most ``NAMED`` of them.
+    begin with ``#``. A ``ConfigurationError`` names up to ``NAMED`` bad lines by their numbers.
     """
     # Not splitlines(), which also splits at characters that JSON may hold.
     lines = enumerate(io.StringIO(text, newline=None), 1)
@@ -47,10 +41,8 @@ def read_ids(text: str, source: str) -> list[int]:
     try:
         for line, value in _column(kept):
             try:
-                json_line = value.startswith("{")
-                found.append(
-                    check_process_id(json.loads(value)["process_id"] if json_line else value)
-                )
+                given = json.loads(value)["process_id"] if value.startswith("{") else value
+                found.append(check_process_id(given))
             except InvalidProcessIdError as error:
                 bad.append((line, value, str(error)))
             except (ValueError, LookupError, RecursionError):
@@ -61,11 +53,10 @@ def read_ids(text: str, source: str) -> list[int]:
     if len(bad) == 1:
         raise ConfigurationError(f"{source}, line {bad[0][0]}: {bad[0][2]}")
     if bad:
-        named = [f"  line {line}: {shown(value, 60)}" for line, value, _ in bad[:NAMED]]
-        if len(bad) > NAMED:
-            named.append(f"  and {len(bad) - NAMED} more")
-        first = f"{source}: {len(bad)} lines hold no process_id (a whole number from 1 on):"
-        raise ConfigurationError("\n".join([first, *named]))
+        words = [f"{source}: {len(bad)} lines hold no process_id (a whole number from 1 on):"]
+        words += [f"  line {line}: {shown(value, 60)}" for line, value, _ in bad[:NAMED]]
+        words += [f"  and {len(bad) - NAMED} more"] if len(bad) > NAMED else []
+        raise ConfigurationError("\n".join(words))
     return found
 
 

@@ -1,67 +1,22 @@
 """The command ``revenuebase-compat``: arguments in, lines and exit codes out.
 
 Results go to stdout, notices and progress to stderr. Exit codes: 0 all cancelled, 1 some job
-was not, 2 wrong usage or settings, 130 stopped. Optional parts are imported by the command that
-needs them.
+was not, 2 wrong usage or settings, 130 stopped. A command's module is imported when it runs.
 """
 
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import Any
 
-from revenuebase_compat._version import __version__
 from revenuebase_compat.client.extras import MissingExtraError
 from revenuebase_compat.core.errors import ConfigurationError, InvalidProcessIdError
 
-from . import bridge, cancel, inspect, output, sandbox
-from .arguments import WrappedLines
-from .output import STOPPED, WRONG, OutputLost, complain, note
-
-
-class Parser(ArgumentParser):
-    """Takes no abbreviation, and says what is wrong in one line."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=WrappedLines, **options)
-
-    def error(self, message: str) -> NoReturn:
-        complain(message, self.prog)
-        raise SystemExit(WRONG)
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        with suppress(OSError):  # newer versions of argparse do so themselves
-            super()._print_message(message, file)
-
-
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The arguments; without a ``command`` where the help was printed instead.
-
-    Raises:
-        SystemExit: the arguments are wrong, which was said.
-    """
-    parser = Parser(
-        prog="revenuebase-compat",
-        description="Cancels RevenueBase jobs on API v1 or v2, whichever is right today.",
-        epilog="Settings come from REVENUEBASE_* variables; the README has the table.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command in (cancel, inspect, bridge, sandbox):
-        command.add_arguments(subparsers)
-
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.command is None:
-        note(parser.format_help().rstrip())
-    elif rest and hasattr(arguments, "process_ids") and not any(text[:1] == "-" for text in rest):
-        # argparse leaves the ids behind an option, where others stood before it.
-        arguments.process_ids += parser.parse_args([arguments.command, *rest]).process_ids
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return arguments
+from . import output
+from .arguments import parse
+from .output import STOPPED, WRONG, OutputLost, complain
 
 
 def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
@@ -75,7 +30,8 @@ def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
         if arguments.command is None:
             return WRONG
         arguments.clocks = clocks
-        code: int = arguments.run(arguments)
+        module, _, function = arguments.run.partition(":")
+        code: int = getattr(import_module(f".{module}", __package__), function)(arguments)
         return code
     except (ConfigurationError, InvalidProcessIdError, MissingExtraError) as error:
         complain(str(error))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from .journal import JobRecord
@@ -53,19 +54,50 @@ def printable(text: str) -> str:
     return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def show(text: str) -> None:
-    """A line of the result.
+def shortened(text: str, width: int) -> str:
+    """A text that is longer than ``width`` without its middle."""
+    width = max(width, 5)
+    half = width // 2
+    return text if len(text) <= width else f"{text[:half]}…{text[half + 1 - width :]}"
 
-    Raises:
-        OutputLost: it could not be written.
+
+def columns() -> int:
+    """The width of the terminal; a file or a pipe takes any."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+
+
+def show(text: str, style: str = "") -> None:
+    """Lines of the result; in a style, where stdout is a terminal and rich is installed.
+
+    Raises ``OutputLost`` where they could not be written.
     """
-    _writing(lambda: print("\n".join(map(printable, text.split("\n"))), flush=True))
+    try:
+        console = _console(sys.stdout) if style else None
+        if console is None:
+            print(_lines(text), flush=True)
+        else:
+            console.print(_lines(text), style=style)
+    except (OSError, ValueError) as error:
+        _drop(sys.stdout)
+        if isinstance(error, BrokenPipeError):
+            raise OutputLost from None
+        raise OutputLost(f"stdout: {getattr(error, 'strerror', None) or error}") from None
+
+
+@lru_cache(1)
+def _console(stdout: TextIO) -> Any:
+    if stdout.isatty():
+        with suppress(ImportError):
+            from rich.console import Console
+
+            return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return None
 
 
 def note(text: str) -> None:
     """Lines on stderr, where there is one; in one piece, as threads write, too."""
     try:
-        sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
+        sys.stderr.write(_lines(text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         _drop(sys.stderr)
@@ -76,14 +108,35 @@ def complain(text: str, who: str = "revenuebase-compat") -> None:
     note(f"{who}: {text}")
 
 
-def _writing(write: Callable[[], object]) -> None:
-    try:
-        write()
-    except (OSError, ValueError) as error:
-        _drop(sys.stdout)
-        if isinstance(error, BrokenPipeError):
-            raise OutputLost from None
-        raise OutputLost(f"stdout: {getattr(error, 'strerror', None) or error}") from None
+def table(records: Iterable[JobRecord]) -> None:
+    """``show`` all jobs, those not cancelled last; on a terminal as wide as that, in colour."""
+    chosen = sorted(records, key=lambda record: not record.ok)
+    rows = [COLUMNS, *(map(printable, record.cells) for record in chosen)]
+    cells = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    widths = {name: max(map(len, texts)) for name, texts in cells.items()}
+    _fit(widths, columns())
+    aligned = []
+    for name, width in widths.items():
+        align = str.rjust if name in ("job", "attempts") else str.ljust
+        aligned.append([align(shortened(text, width), width) for text in cells[name]])
+    styles = ["bold", *("green" if record.ok else "red" for record in chosen)]
+    for style, *row in zip(styles, *aligned, strict=True):
+        show("  ".join(row), style)
+
+
+def _fit(widths: dict[str, int], room: int) -> None:
+    """File names are shortened in their middle, then columns are left out; the rest stays whole."""
+    beyond = sum(widths.values()) + 2 * (len(widths) - 1) - room
+    shorter = max(widths["file"] - max(beyond, 0), min(widths["file"], 8))
+    beyond -= widths["file"] - shorter
+    widths["file"] = shorter
+    for name in OPTIONAL:
+        if beyond > 0:
+            beyond -= widths.pop(name) + 2
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _drop(stream: TextIO) -> None:
@@ -92,52 +145,3 @@ def _drop(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-
-
-def table(records: Iterable[JobRecord]) -> None:
-    """All jobs on stdout, those not cancelled last; on a terminal as wide as that, in colour.
-
-    Raises:
-        OutputLost: it could not be written.
-    """
-    chosen = sorted(records, key=lambda record: not record.ok)
-    cells = [COLUMNS, *(tuple(map(printable, record.cells)) for record in chosen)]
-    sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    widths = dict(zip(COLUMNS, sizes, strict=True))
-    terminal = sys.stdout.isatty()
-    if terminal:
-        _fit(widths, shutil.get_terminal_size().columns)
-    say = printer(terminal)
-    styles = ["bold", *("green" if record.ok else "red" for record in chosen)]
-    for style, row in zip(styles, cells, strict=True):
-        named = dict(zip(COLUMNS, row, strict=True))
-        parts = []
-        for name, width in widths.items():
-            text = named[name]
-            if len(text) > width:
-                text = f"{text[: width // 2]}…{text[width // 2 + 1 - width :]}"
-            parts.append(text.rjust(width) if name in ("job", "attempts") else text.ljust(width))
-        say("  ".join(parts), style)
-
-
-def _fit(widths: dict[str, int], columns: int) -> None:
-    """File names are shortened in their middle, then columns are left out; the rest stays whole."""
-
-    def beyond() -> int:
-        return sum(widths.values()) + 2 * (len(widths) - 1) - columns
-
-    widths["file"] = max(widths["file"] - max(beyond(), 0), min(widths["file"], 8))
-    for name in OPTIONAL:
-        if beyond() > 0:
-            del widths[name]
-
-
-def printer(styled: bool) -> Callable[[str, str], object]:
-    """Prints a line on stdout in a style, if ``styled`` and if there is one to be had."""
-    if styled:
-        with suppress(ImportError):
-            from rich.console import Console
-
-            console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-            return lambda text, style: _writing(lambda: console.print(text, style=style))
-    return lambda text, _style: show(text)

@@ -11,19 +11,17 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from revenuebase_compat.client.many import CancelJobs
+from revenuebase_compat.core.models import Job
 from revenuebase_compat.core.rate_limit import WINDOW
 
+from .journal import JobRecord
 from .output import note, printable
 
-if TYPE_CHECKING:
-    from revenuebase_compat.client.many import CancelJobs
-    from revenuebase_compat.core.models import Job
-
-    from .journal import JobRecord
-
 _STOPPING = "stopping when the jobs under way are done; Ctrl-C again: now"
+_PAUSED = "the rate limit is used up: going on in {}"
 
 
 def span(seconds: float) -> str:
@@ -43,26 +41,18 @@ class Display:
     """Progress on stderr while jobs finish: with rich on a terminal live, else a line a job."""
 
     def __init__(
-        self,
-        total: int,
-        before: Iterable[JobRecord],
-        monotonic: Callable[[], float],
-        *,
-        quiet: bool,
+        self, before: Iterable[JobRecord], total: int, monotonic: Callable[[], float], quiet: bool
     ) -> None:
         self.stopping = False
-        self._total = total
+        self._total, self._monotonic, self._quiet = total, monotonic, quiet
         self._counts = Counter(found.name for found in before)
         self._before = self._counts.total()
-        self._quiet = quiet
-        self._monotonic = monotonic
         self._began = self._resumes = self._seen = monotonic()
         self._paused = 0.0
         self._times: deque[float] = deque(maxlen=10_000)
         self._states: dict[int, str] = {}
         self._live: Any = None
-        #: Lines to be drawn above what is live.
-        self._above: deque[str] = deque()
+        self._above: deque[str] = deque()  # lines to be drawn above what is live
         self._ended = threading.Event()
         # The jobs' threads call as well, and so does the one that draws.
         self._lock = threading.Lock()
@@ -71,7 +61,8 @@ class Display:
     def following(self, jobs: CancelJobs) -> Iterator[None]:
         """Show how these jobs get on."""
         self._jobs = jobs
-        self._live = None if self._quiet or not sys.stderr.isatty() else _live(self._drawn)
+        if sys.stderr.isatty() and not self._quiet:
+            self._live = self._new_live()
         if self._live is None:
             yield
             return
@@ -87,6 +78,30 @@ class Display:
             with suppress(OSError):  # the terminal may be gone
                 self._live.stop()
 
+    def _new_live(self) -> Any:
+        try:
+            from rich.console import Console, Group
+            from rich.live import Live
+            from rich.progress_bar import ProgressBar
+            from rich.table import Table
+            from rich.text import Text
+        except ImportError:
+            return None
+        console = Console(stderr=True, highlight=False)
+        if console.is_dumb_terminal:
+            return None
+
+        def drawn() -> Group:
+            done, (first, *rest) = self._drawn()
+            bar = ProgressBar(self._total, done, max(5, min(40, console.width - 34)))
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(bar, first)
+            return Group(grid, *map(Text, rest))
+
+        # Results go to stdout, whatever stderr is: only the latter's lines go above the bar.
+        options: Any = {"auto_refresh": False, "transient": True, "redirect_stdout": False}
+        return Live(get_renderable=drawn, console=console, **options)
+
     def _draw(self) -> None:
         ended = False
         while not ended:
@@ -97,68 +112,8 @@ class Display:
                     self._live.console.print(text, style="red", markup=False, emoji=False)
                 self._live.refresh()
 
-    def looked(self, job: Job) -> None:
-        """A job that is being waited for was looked at."""
-        with self._lock:
-            before = self._states.get(job.process_id)
-            self._states[job.process_id] = job.current_status
-        if before != job.current_status:
-            self._say(f"job {job.process_id} is {printable(job.current_status)}")
-
-    def paused(self, seconds: float) -> None:
-        """No job may start; ``seconds``: for how long, if that is as the limit is used up."""
-        now = self._monotonic()
-        if now < self._resumes:
-            self._paused += now - self._seen
-        elif seconds > 1:
-            self._say(f"the rate limit is used up: going on in {span(seconds)}")
-        self._seen, self._resumes = now, now + seconds
-
-    def finished(self, found: JobRecord) -> None:
-        """A job is done with."""
-        name, job = found.name, found.row["process_id"]
-        with self._lock:
-            self._states.pop(job, None)
-            self._times.append(self._monotonic())
-            self._counts[name] += 1
-            done = self._counts.total()
-        said = "" if found.ok else f"{name}: {found.row['message']}"
-        self._say(f"{done}/{self._total} job {job} {said or name}", above=said)
-
-    def stop(self) -> None:
-        """No further job is started. For a signal's handler: nothing that may be under way."""
-        if self._live is None and not self.stopping:
-            with suppress(OSError):
-                os.write(2, f"{_STOPPING}\n".encode())
-        self.stopping = True
-
-    def summary(self, records: Iterable[JobRecord], resume: str | None, why: str) -> str:
-        """What is done, what is not and ``why``, and how to go on."""
-        done, took = self._counts.total(), span(self._monotonic() - self._began)
-        if done == self._total:
-            earlier = f" ({self._before} by an earlier run)" if self._before else ""
-            text = f"{done} jobs in {took}: {_listed(self._counts)}{earlier}"
-            again = sum(not found.final for found in records)
-            return text + (f"\nworth another try: {again}, by the same command" if again else "")
-        under_way = self._jobs.under_way
-        left = f"{under_way} left under way, " if under_way else ""
-        how = f"{resume} tells what is done" if resume else "best with --resume JOURNAL"
-        return (
-            f"stopped after {took} with {done} of {self._total} jobs done, "
-            f"{left}{self._total - done - under_way} not started{why and ': ' + why}\n"
-            f"{_listed(self._counts) or '0 cancelled'}\n"
-            f"to go on: the same command again; {how}"
-        )
-
-    def _say(self, text: str, *, above: str = "") -> None:
-        """A line where lines are the progress, and what belongs above what is live."""
-        if self._live is None and not self._quiet:
-            note(text)
-        elif above and self._live is not None:
-            self._above.append(above)
-
-    def _drawn(self) -> tuple[int, int, list[str]]:
-        """What is shown live: how many are done, of how many, and lines of text."""
+    def _drawn(self) -> tuple[int, list[str]]:
+        """What is shown live: how many are done, and lines of text."""
         with self._lock:
             now = self._monotonic()
             rate = sum(now - time < WINDOW for time in self._times)
@@ -174,34 +129,63 @@ class Display:
         if self.stopping:
             lines.append(_STOPPING)
         elif self._resumes > now:
-            lines.append(f"the rate limit is used up: going on in {span(self._resumes - now)}")
-        return done, self._total, [line for line in lines if line]
+            lines.append(_PAUSED.format(span(self._resumes - now)))
+        return done, [line for line in lines if line]
 
+    def looked(self, job: Job) -> None:
+        """A job that is being waited for was looked at."""
+        with self._lock:
+            before = self._states.get(job.process_id)
+            self._states[job.process_id] = job.current_status
+        if before != job.current_status:
+            self._say(f"job {job.process_id} is {printable(job.current_status)}")
 
-def _live(drawn: Callable[[], tuple[int, int, list[str]]]) -> Any:
-    try:
-        from rich.console import Console, Group
-        from rich.live import Live
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-    except ImportError:
-        return None
-    console = Console(stderr=True, highlight=False)
-    if console.is_dumb_terminal:
-        return None
+    def paused(self, seconds: float) -> None:
+        """No job may start; ``seconds``: for how long, if that is as the limit is used up."""
+        now = self._monotonic()
+        if now < self._resumes:
+            self._paused += now - self._seen
+        elif seconds > 1:
+            self._say(_PAUSED.format(span(seconds)))
+        self._seen, self._resumes = now, now + seconds
 
-    def draw() -> Group:
-        done, total, (first, *rest) = drawn()
-        grid = Table.grid(padding=(0, 1))
-        grid.add_row(ProgressBar(total, done, width=max(5, min(40, console.width - 34))), first)
-        return Group(grid, *map(Text, rest))
+    def finished(self, found: JobRecord) -> None:
+        """A job is done with."""
+        job = found["process_id"]
+        with self._lock:
+            self._states.pop(job, None)
+            self._times.append(self._monotonic())
+            self._counts[found.name] += 1
+            done = self._counts.total()
+        said = found.name if found.ok else f"{found.name}: {found['message']}"
+        self._say(f"{done}/{self._total} job {job} {said}")
+        if self._live is not None and not found.ok:
+            self._above.append(said)
 
-    # Results go to stdout, whatever stderr is: only the latter's lines go above the bar.
-    return Live(
-        get_renderable=draw,
-        console=console,
-        auto_refresh=False,
-        transient=True,
-        redirect_stdout=False,
-    )
+    def _say(self, text: str) -> None:
+        if self._live is None and not self._quiet:
+            note(text)
+
+    def stop(self) -> None:
+        """No further job is started. For a signal's handler: nothing that may be under way."""
+        if self._live is None and not self.stopping:
+            with suppress(OSError):
+                os.write(2, f"{_STOPPING}\n".encode())
+        self.stopping = True
+
+    def summary(self, records: Iterable[JobRecord], resume: str | None, why: str) -> str:
+        """What is done, what is not and ``why``, and how to go on."""
+        done, took = self._counts.total(), span(self._monotonic() - self._began)
+        counts, under_way = _listed(self._counts), self._jobs.under_way
+        if done == self._total:
+            earlier = f" ({self._before} by an earlier run)" if self._before else ""
+            again = sum(not found.final for found in records)
+            more = f"\nworth another try: {again}, by the same command" if again else ""
+            return f"{done} jobs in {took}: {counts}{earlier}{more}"
+        left = f"{under_way} left under way, " if under_way else ""
+        how = f"{resume} tells what is done" if resume else "best with --resume JOURNAL"
+        return (
+            f"stopped after {took} with {done} of {self._total} jobs done, "
+            f"{left}{self._total - done - under_way} not started{why and ': ' + why}\n"
+            f"{counts or '0 cancelled'}\nto go on: the same command again; {how}"
+        )
