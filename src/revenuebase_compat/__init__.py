@@ -46,21 +46,23 @@ if TYPE_CHECKING:
         TransportError,
         UnexpectedResponseError,
     )
-    from .core.events import CancelEvent
-    from .core.models import (
-        CancelResult,
-        Job,
-        JobCancelled,
-        JobFailed,
-        JobOutcome,
-        JobStatus,
-    )
-    from .core.routes import Route, RouteContext, RouteReason
+    from .core.events import CancelEvent, RouteContext
+    from .core.many import JobCancelled, JobFailed, JobOutcome
+    from .core.models import CancelResult, Job, JobStatus
+    from .core.routes import Route, RouteReason
     from .core.settings import Settings
 
-# Imported on first use, so that ``import revenuebase_compat`` costs next to nothing; the cheap
-# modules are looked through first.
-_HOMES = ("core.errors", "core.events", "core.models", "core.routes", "core.settings")
+# Imported on first use, so that ``import revenuebase_compat`` costs next to nothing; what stands
+# in none of these is an error's class.
+_HOMES = {
+    "client.facade": ("cancel_job", "Client", "AsyncClient"),
+    "client.notices": ("ApiDeprecationWarning",),
+    "core.events": ("CancelEvent", "RouteContext"),
+    "core.many": ("JobOutcome", "JobCancelled", "JobFailed"),
+    "core.models": ("CancelResult", "Job", "JobStatus"),
+    "core.routes": ("Route", "RouteReason"),
+    "core.settings": ("Settings",),
+}
 
 __all__ = [  # noqa: RUF022 (the story's order)
     "cancel_job",
@@ -104,11 +106,10 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from importlib import import_module
 
-        for home in (*_HOMES, "client.notices", "client.facade"):
-            value = vars(import_module(f"{__name__}.{home}")).get(name)
-            if value is not None:
-                globals()[name] = value
-                return value
+        home = next((home for home, names in _HOMES.items() if name in names), "core.errors")
+        value: object = getattr(import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -26,7 +26,7 @@ from revenuebase_compat.adopt.rewrite import (
     to_v2_headers,
     to_v2_target,
 )
-from revenuebase_compat.core.calls import RETIRED_FOR, CallContext
+from revenuebase_compat.core.calls import RETIRED_FOR, CallContext, Notice, NoticeKind
 from revenuebase_compat.core.decoding import MAX_BODY, Response
 from revenuebase_compat.core.endpoints import (
     BY_V1_CALL,
@@ -38,11 +38,11 @@ from revenuebase_compat.core.endpoints import (
     UPLOAD,
     VERIFY,
     Endpoint,
+    Request,
+    to_v2,
 )
 from revenuebase_compat.core.endpoints import CANCEL as CANCEL_ENDPOINT
 from revenuebase_compat.core.endpoints import STATUS as STATUS_ENDPOINT
-from revenuebase_compat.core.notices import Notice, NoticeKind
-from revenuebase_compat.core.protocol import Request, to_v2
 from revenuebase_compat.core.routing import EvaluateFlag
 from tests.support import AFTER, BEFORE, FakeTime
 

@@ -11,9 +11,9 @@ import pytest
 
 from revenuebase_compat import CancelError, CancelEvent, CancelResult, ConfigurationError, Settings
 from revenuebase_compat.core import calls, cancellation
+from revenuebase_compat.core.calls import Notice
 from revenuebase_compat.core.decoding import AttemptOutcome, NoResponse, Response
 from revenuebase_compat.core.models import Job
-from revenuebase_compat.core.notices import Notice
 from revenuebase_compat.core.routing import EvaluateFlag
 from tests.conftest import TEST_KEY
 from tests.core.test_decoding import FIELDS, JOB

@@ -19,7 +19,7 @@ from revenuebase_compat import (
 )
 from revenuebase_compat.core import cancellation
 from revenuebase_compat.core.decoding import AttemptOutcome, NoResponse
-from revenuebase_compat.core.versions import V1, V2
+from revenuebase_compat.core.routes import V1, V2
 from tests.core.play import (
     ALREADY,
     BASE,

@@ -32,7 +32,7 @@ from revenuebase_compat import (
     UnexpectedResponseError,
 )
 from revenuebase_compat.core.decoding import AttemptOutcome, NoResponse, Response
-from revenuebase_compat.core.versions import V2
+from revenuebase_compat.core.routes import V2
 from tests.core.play import (
     ALREADY,
     BUSY,

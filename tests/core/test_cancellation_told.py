@@ -22,9 +22,9 @@ from revenuebase_compat import (
     RequestValidationError,
 )
 from revenuebase_compat.core import cancellation
+from revenuebase_compat.core.calls import Notice, NoticeKind
 from revenuebase_compat.core.decoding import AttemptOutcome, NoResponse
-from revenuebase_compat.core.notices import Notice, NoticeKind
-from revenuebase_compat.core.versions import V2
+from revenuebase_compat.core.routes import V2
 from tests.core.play import (
     ALREADY,
     BASE,

@@ -22,8 +22,7 @@ from revenuebase_compat import (
     JobStatus,
 )
 from revenuebase_compat.core.models import Job, check_process_id
-from revenuebase_compat.core.routes import V2_MISSING, Route, RouteReason
-from revenuebase_compat.core.versions import V2
+from revenuebase_compat.core.routes import V2, V2_MISSING, Route, RouteReason
 
 PUBLISHED = ("QUEUED", "PROCESSING", "COMPLETED", "ERROR", "CANCELLING", "CANCELLED")
 

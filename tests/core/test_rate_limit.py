@@ -21,7 +21,7 @@ from revenuebase_compat import AsyncClient, Client, JobOutcome, RateLimitError, 
 from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.cancellation import SendRequest, Sleep
 from revenuebase_compat.core.decoding import NoResponse, Response
-from revenuebase_compat.core.rate_limit import REFUSALS, SLICE, RateLimiter, paced
+from revenuebase_compat.core.many import REFUSALS, SLICE, RateLimiter, paced
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.conftest import TEST_KEY
 from tests.support import AFTER

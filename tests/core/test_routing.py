@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from revenuebase_compat import ApiVersionRetiredError, Route, RouteReason, Settings
-from revenuebase_compat.core.routes import RouteContext
+from revenuebase_compat.core.events import RouteContext
+from revenuebase_compat.core.routes import FINAL_STRETCH, V1, V1_SUNSET, V2, Phase, phase
 from revenuebase_compat.core.routing import EvaluateFlag, decide
 from revenuebase_compat.core.settings import Rollout
-from revenuebase_compat.core.versions import FINAL_STRETCH, V1, V1_SUNSET, V2, Phase, phase
 from tests.support import AFTER, BEFORE, SUNSET, UTC
 
 JOB = 42

@@ -13,9 +13,9 @@ import pytest
 
 import revenuebase_compat as rc
 from revenuebase_compat.cli.main import main
+from revenuebase_compat.core.routes import Phase
 from revenuebase_compat.core.routing import bucket
 from revenuebase_compat.core.timeline import SAMPLE, Period, timeline
-from revenuebase_compat.core.versions import Phase
 from tests.support import AFTER, SUNSET, UTC, FakeTime
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -23,15 +23,20 @@ from urllib.parse import urlsplit
 
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context
-from revenuebase_compat.core.calls import now_of
+from revenuebase_compat.core.calls import Notice, now_of
 from revenuebase_compat.core.decoding import Response
-from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, ENDPOINTS, START, Endpoint
+from revenuebase_compat.core.endpoints import (
+    BY_V1_CALL,
+    CANCEL,
+    ENDPOINTS,
+    START,
+    Endpoint,
+    Request,
+)
 from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError, ConfigurationError
-from revenuebase_compat.core.notices import Notice
-from revenuebase_compat.core.protocol import Request
+from revenuebase_compat.core.routes import V1
 from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import Settings, is_loopback
-from revenuebase_compat.core.versions import V1
 
 from . import rewrite
 from .import_hook import write_stderr

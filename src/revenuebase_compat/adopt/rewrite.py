@@ -16,17 +16,14 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from revenuebase_compat.core import responses
-from revenuebase_compat.core.calls import Call, CallContext
+from revenuebase_compat.core.calls import Call, CallContext, NoticeKind
 from revenuebase_compat.core.decoding import Response, unpack
-from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, START, Endpoint
+from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, START, Endpoint, Request, to_v2
 from revenuebase_compat.core.errors import ApiVersionRetiredError, InvalidProcessIdError
 from revenuebase_compat.core.models import check_process_id
-from revenuebase_compat.core.notices import NoticeKind
-from revenuebase_compat.core.protocol import Request, to_v2
-from revenuebase_compat.core.routes import V1_GONE
+from revenuebase_compat.core.routes import V1_GONE, V2, Phase, phase
 from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import Settings
-from revenuebase_compat.core.versions import V2, Phase, phase
 
 Headers = Sequence[tuple[bytes, bytes]]
 

@@ -21,7 +21,8 @@ from revenuebase_compat.client.notices import ApiDeprecationWarning, call_site
 from revenuebase_compat.client.runtime import emit
 from revenuebase_compat.core.errors import STOP_ON, ConfigurationError
 from revenuebase_compat.core.events import CancelEvent
-from revenuebase_compat.core.models import Job, JobId, JobOutcome, JobStatus
+from revenuebase_compat.core.many import JobOutcome
+from revenuebase_compat.core.models import Job, JobId, JobStatus
 from revenuebase_compat.core.routes import Route
 from revenuebase_compat.core.routing import explain
 from revenuebase_compat.core.settings import Settings

@@ -25,10 +25,9 @@ from revenuebase_compat.client import flags
 from revenuebase_compat.core.endpoints import ENDPOINTS
 from revenuebase_compat.core.errors import ApiVersionRetiredError, ConfigurationError
 from revenuebase_compat.core.responses import readable
-from revenuebase_compat.core.routes import Route, RouteReason
+from revenuebase_compat.core.routes import V1, Route, RouteReason
 from revenuebase_compat.core.routing import decide, explain
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, VARIABLES, Rollout, Settings
-from revenuebase_compat.core.versions import V1
 
 from .output import show
 

@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn
 
 from revenuebase_compat.core.errors import AlreadyCancelledError, CancelError, ConfigurationError
-from revenuebase_compat.core.models import JobOutcome, check_process_id
+from revenuebase_compat.core.many import JobOutcome
+from revenuebase_compat.core.models import check_process_id
 from revenuebase_compat.core.routes import Route
 
 #: How each line of a journal begins.

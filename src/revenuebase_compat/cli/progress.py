@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from revenuebase_compat.client.many import CancelJobs
+from revenuebase_compat.core.many import WINDOW
 from revenuebase_compat.core.models import Job
-from revenuebase_compat.core.rate_limit import WINDOW
 
 from .journal import JobRecord
 from .output import note, printable

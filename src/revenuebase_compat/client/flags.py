@@ -7,13 +7,15 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.routes import RouteContext
 from revenuebase_compat.core.settings import VARIABLES, Flag
 
 from .notices import log
+
+if TYPE_CHECKING:
+    from revenuebase_compat.core.events import RouteContext
 
 
 @cache

@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from revenuebase_compat.core import cancellation
 from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
-from revenuebase_compat.core.models import (
-    Job,
+from revenuebase_compat.core.many import (
+    SLICE,
     JobCancelled,
     JobFailed,
-    JobId,
     JobOutcome,
-    check_process_id,
-    check_wait,
+    RateLimiter,
+    paced,
 )
-from revenuebase_compat.core.rate_limit import SLICE, RateLimiter, paced
+from revenuebase_compat.core.models import Job, JobId, check_process_id, check_wait
 
 if TYPE_CHECKING:
     import asyncio
 
+    from revenuebase_compat.core.endpoints import Request
     from revenuebase_compat.core.events import CancelEvent
-    from revenuebase_compat.core.protocol import Request
 
     from .notices import CallSite
     from .runtime import Runtime

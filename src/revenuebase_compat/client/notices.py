@@ -17,9 +17,9 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any, Literal
 
+from revenuebase_compat.core.calls import Notice, NoticeKind
 from revenuebase_compat.core.endpoints import CANCEL, Endpoint
-from revenuebase_compat.core.notices import Notice, NoticeKind
-from revenuebase_compat.core.versions import Phase, phase
+from revenuebase_compat.core.routes import Phase, phase
 
 from .memory import memory
 
@@ -104,17 +104,21 @@ def tell(notice: Notice, site: CallSite | None = None) -> None:
     announced, url, sunset = memory.throttle.announced, settings.base_url, settings.v1_sunset
     if notice.sunset is not None:
         announced[url] = min(notice.sunset, announced.get(url, notice.sunset))
+    reason = route.reason.value if route else None
+    left_out = memory.throttle.suppressed((kind, endpoint.name, reason), notice.at)
+    # Only before a request: an error made of a warning must never eat the result of a cancel.
+    warns = kind is NoticeKind.USES_V1 or kind is NoticeKind.MIGRATED
+    if left_out is None and not warns:
+        return
     if url in announced:
         sunset = min(sunset, announced[url])
-    stage = phase(notice.now, sunset)
-    reason = route.reason.value if route else None
-    server = notice.status, notice.successor
+    stage, server = phase(notice.now, sunset), (notice.status, notice.successor)
     about = kind, endpoint, reason, sunset, stage, *server, settings.api_version, settings.admits_v2
-    left_out = memory.throttle.suppressed((kind, endpoint.name, reason), notice.at)
+    words = _words(*about)
     if left_out is not None:
         _say(
             _level(kind, stage),
-            _words(*about),
+            words,
             left_out,
             notice=kind.value,
             api_version=f"v{route.version}" if route else "v1",
@@ -122,9 +126,8 @@ def tell(notice: Notice, site: CallSite | None = None) -> None:
             sunset=sunset.isoformat(),
             successor=notice.successor or endpoint.successor,
         )
-    # Only before a request: an error made of a warning must never eat the result of a cancel.
-    if kind in (NoticeKind.USES_V1, NoticeKind.MIGRATED):
-        warn_at(site or call_site(), _words(*about))
+    if warns:
+        warn_at(site or call_site(), words)
 
 
 def _level(kind: NoticeKind, stage: Phase) -> Level:

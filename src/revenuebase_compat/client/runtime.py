@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable, Generator
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from revenuebase_compat.core import cancellation
-from revenuebase_compat.core.calls import CallContext
-from revenuebase_compat.core.events import CancelEvent
-from revenuebase_compat.core.notices import Notice
+from revenuebase_compat.core.calls import CallContext, Notice
 from revenuebase_compat.core.settings import Settings
 
 from . import flags, notices
 from .memory import memory
+
+if TYPE_CHECKING:
+    from revenuebase_compat.core.events import CancelEvent
 
 T = TypeVar("T")
 

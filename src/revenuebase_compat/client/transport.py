@@ -26,8 +26,8 @@ from weakref import WeakSet
 
 from revenuebase_compat._version import __version__
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, unpack
+from revenuebase_compat.core.endpoints import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.errors import ConfigurationError, shown
-from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
 from revenuebase_compat.core.settings import Settings, is_loopback
 
 from .transport_errors import no_response_from, raise_foreign

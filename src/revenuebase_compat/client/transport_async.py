@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
-from revenuebase_compat.core.protocol import Request
+from revenuebase_compat.core.endpoints import Request
 from revenuebase_compat.core.settings import Settings
 
 from .transport import Connection, Sender, decoded

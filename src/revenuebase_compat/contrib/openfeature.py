@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from revenuebase_compat.client.extras import missing_extra
-from revenuebase_compat.core.routes import RouteContext
+from revenuebase_compat.core.events import RouteContext
 
 try:
     from openfeature import api

@@ -1,33 +1,59 @@
 """What a call of ours and somebody else's moved request have in common (pure).
 
-The decision, with the notices that go with it; the memory of a v1 that has answered 410; and the
-event at the end.
+The decision, the notices that go with it, the memory of a v1 that has answered 410, and the event
+at the end. ``client.notices`` has the words of a notice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from datetime import datetime
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import responses
-from .endpoints import CANCEL
+from .endpoints import CANCEL, Endpoint
 from .errors import ApiVersionRetiredError, ConfigurationError
-from .events import CancelEvent
-from .notices import Notice, NoticeKind
-from .routing import EvaluateFlag, decide, may_leave_v1
-from .versions import V1
+from .routes import V1
+from .routing import Decision, EvaluateFlag, decide, may_leave_v1
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
     from .decoding import AttemptOutcome, Response
-    from .endpoints import Endpoint
+    from .events import CancelEvent
     from .routes import Route
     from .settings import Settings
 
 #: Seconds a 410 from v1 is remembered: vendors rehearse retirements, and roll them back.
 RETIRED_FOR = 15 * 60.0
+
+
+class NoticeKind(str, Enum):
+    """What there is to say about v1."""
+
+    USES_V1 = "uses_v1"
+    MIGRATED = "migrated"
+    V1_GONE = "v1_gone"
+    V2_MISSING = "v2_missing"
+    FAILED = "failed"
+    ANNOUNCED = "announced"
+
+
+class Notice(NamedTuple):
+    """A fact about v1 that a person should hear of."""
+
+    kind: NoticeKind
+    route: Route | None
+    now: datetime
+    #: Monotonic seconds.
+    at: float
+    settings: Settings
+    endpoint: Endpoint
+    status: int | None = None
+    #: What the server's headers say.
+    sunset: datetime | None = None
+    successor: str | None = None
 
 
 class CallContext(NamedTuple):
@@ -51,21 +77,25 @@ def now_of(context: CallContext) -> datetime:
     return now
 
 
-def route(
-    context: CallContext, process_id: int | None, now: datetime
-) -> Generator[EvaluateFlag, bool | None, Route]:
+def route(context: CallContext, process_id: int | None, now: datetime) -> Decision:
     """Decide, and send nothing."""
-    settings = context.settings
-    since = context.retired_at.get(settings.base_url)
+    since = context.retired_at.get(context.settings.base_url)
     retired = since is not None and 0 <= context.monotonic() - since < RETIRED_FOR
-    return (yield from decide(settings, process_id, now, v1_retired=retired))
+    return decide(context.settings, process_id, now, v1_retired=retired)
 
 
 class Call:
     """The facts of one call so far, which its notices and its event state."""
 
-    #: The time of the decision, read first of all.
+    #: The time of the decision, read first of all, and the decision.
     now: datetime
+    route: Route | None = None
+    switched = False
+    #: Tries to send the request, and how many of them never connected.
+    attempts = 0
+    unsent = 0
+    #: A request was sent whose answer was lost or 5xx: it may have been applied.
+    maybe_applied = False
 
     def __init__(self, context: CallContext, process_id: int, endpoint: Endpoint = CANCEL) -> None:
         self.context = context
@@ -73,13 +103,7 @@ class Call:
         self.process_id = process_id
         self.endpoint = endpoint
         self.started = context.monotonic()
-        self.route: Route | None = None
-        self.switched = False
-        #: Tries to send the request, and how many of them never connected.
-        self.attempts = 0
-        self.unsent = 0
-        #: A request was sent whose answer was lost or 5xx: it may have been applied.
-        self.maybe_applied = False
+        self.deadline = self.started + self.settings.timeout
 
     @property
     def chosen(self) -> Route:
@@ -111,7 +135,7 @@ class Call:
         """Pass on what the headers of v1's answer say of its end."""
         said = responses.announcement(answer)
         if said is not None:
-            self.notify(NoticeKind.ANNOUNCED, answer, said.sunset, said.successor)
+            self.notify(NoticeKind.ANNOUNCED, answer, *said)
 
     def retired(self, answer: Response) -> bool:
         """Whether v1 answered 410, which is remembered, and the call may go to v2."""
@@ -129,21 +153,14 @@ class Call:
         self, kind: NoticeKind, answer: AttemptOutcome | None = None, *announced: Any
     ) -> None:
         """Tell of a fact about v1."""
-        status = getattr(answer, "status", None)
-        at, sunset, successor = self.context.monotonic(), *(announced or (None, None))
-        facts = kind, self.route, self.now, at, self.settings, status, sunset, successor
-        self.context.notify(Notice(*facts, self.endpoint))
+        facts = kind, self.route, self.now, self.context.monotonic(), self.settings, self.endpoint
+        self.context.notify(Notice(*facts, getattr(answer, "status", None), *announced))
 
     def event(self, outcome: str, **facts: Any) -> CancelEvent:
         """The event of this call."""
-        return CancelEvent(
-            self.process_id,
-            self.route,
-            self.attempts,
-            self.switched,
-            self.context.monotonic() - self.started,
-            outcome,
-            facts.get("outcome_unknown", self.maybe_applied and outcome != "cancelled"),
-            facts.get("status_code"),
-            self.unsent,
-        )
+        from .events import CancelEvent
+
+        facts.setdefault("outcome_unknown", self.maybe_applied and outcome != "cancelled")
+        duration = self.context.monotonic() - self.started
+        happened = self.process_id, self.route, self.attempts, self.switched, duration, outcome
+        return CancelEvent(*happened, unsent=self.unsent, **facts)

@@ -1,45 +1,32 @@
 """The flow: the whole protocol of one call, as one generator (pure).
 
-It yields commands, and is sent what came of them; the drivers in ``client`` do nothing else:
-
-================  =============================================  ==========================
-command           what the driver does                           what it sends back
-================  =============================================  ==========================
-``EvaluateFlag``  asks the flag                                  ``bool`` or ``None``
-``SendRequest``   one request, and the reading of its answer     ``Response``, ``NoResponse``
-``Sleep``         waits                                          ``None``
-================  =============================================  ==========================
-
-The order is: route, attempt until an answer stands, switch version at most once, settle what
-an answer leaves open by reading the job's status, result. Retries, deadlines and switches are
-decided here and nowhere else; ``failures`` words the errors.
+It yields commands, which a driver in ``client`` carries out, and is sent what came of them.
+Retries, deadlines and switches are decided here and nowhere else, and errors are worded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import errors, responses
-from .calls import CallContext, now_of
-from .decoding import AttemptOutcome, NoResponse, Response, cut_short, read_job
-from .endpoints import CANCEL, STATUS, Endpoint
-from .events import CancelEvent
-from .failures import FailingCall
+from .calls import Call, CallContext, NoticeKind, now_of
+from .decoding import AttemptOutcome, NoResponse, Response, Unusable, cut_short, read_job
+from .endpoints import CANCEL, REQUESTS, STATUS, Endpoint, Request
 from .models import CancelResult, Job, JobStatus
-from .notices import NoticeKind
-from .protocol import REQUESTS, Request
 from .responses import ALREADY_CANCELLED, GONE, MISSING, NOT_CANCELLABLE
-from .routes import V1_GONE, V2_MISSING, Route
+from .routes import V1, V1_GONE, V2_MISSING, Route
 from .routing import EvaluateFlag, may_leave_v1, may_return_to_v1
 from .settings import check_already_cancelled
-from .versions import V1
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
-BACKOFF_BASE = 0.5
-BACKOFF_CAP = 8.0
+    from .events import CancelEvent
+
+#: Seconds before a second attempt, at most, doubled with each further one up to the cap.
+BACKOFF_BASE, BACKOFF_CAP = 0.5, 8.0
 
 #: Seconds between two looks at a job that is being waited for: the first, and the most.
 POLL_FIRST, POLL_MOST = 0.5, 10.0
@@ -48,21 +35,17 @@ LAST_LOOK = 5.0
 
 
 class SendRequest(NamedTuple):
-    """A command: one request.
-
-    Attributes:
-        request: what to send.
-        timeout: seconds that bound all of it, but the wait for a free connection.
-        left: seconds until the call's deadline, which bound that wait as well.
-    """
+    """A command: one request; what is sent back is the ``Response`` or ``NoResponse``."""
 
     request: Request
+    #: Seconds that bound all of it, but the wait for a free connection.
     timeout: float
+    #: Seconds until the call's deadline, which bound that wait as well.
     left: float
 
 
 class Sleep(NamedTuple):
-    """A command: wait."""
+    """A command: wait; nothing is sent back."""
 
     seconds: float
 
@@ -84,22 +67,14 @@ def cancel(
 ) -> Flow:
     """Cancel one job; ``process_id`` and ``wait`` are checked.
 
-    Args:
-        context: what the call is given.
-        process_id: the job.
-        wait: seconds, beside ``timeout``, for which the job's status is read until it has
-            ended, also of a job that was cancelled before.
-        on_status: called with each such reading.
-        already_cancelled: ``"raise"`` or ``"return"``, for this call; else by the settings.
-        on_end: called with the event of this call, whether or not the settings have an
-            ``on_event``.
-
-    Raises:
-        CancelError: one of its subclasses, and nothing else of this library's own.
+    For ``wait`` seconds, beside ``timeout``, the job's status is read until it has ended, also of a
+    job that was cancelled before; ``on_status`` is called with each reading. ``on_end`` is called
+    with the event of this call, as is the settings' ``on_event``.
     """
     if already_cancelled is not None:
         check_already_cancelled(already_cancelled)
-    call = _Call(context, process_id, CANCEL, already_cancelled)
+    call = _Call(context, process_id)
+    call.already_cancelled = already_cancelled or context.settings.already_cancelled
     outcome, facts = "interrupted", {}
     try:
         answer = yield from call.send()
@@ -127,44 +102,42 @@ def cancel(
 
 
 def get_job(context: CallContext, process_id: int) -> Steps[Job]:
-    """Read one job's status, routed and retried as a cancel is; ``process_id`` is checked.
-
-    Raises:
-        JobNotFoundError: there is no such job, or it is not yours (400).
-        CancelError: another of its subclasses.
-    """
+    """Read one job's status, routed and retried as a cancel is; ``process_id`` is checked."""
     call = _Call(context, process_id, STATUS)
     answer = yield from call.send()
-    if isinstance(answer, Response):
-        if answer.status == 400:
-            raise call.error(errors.JobNotFoundError, answer)
-        if 200 <= answer.status < 300:
-            return call.job_or_raise(answer)
-    raise call.failed(answer)
+    if isinstance(answer, Response) and answer.status == 400:
+        raise call.error(errors.JobNotFoundError, answer)
+    return call.job_or_raise(answer)
 
 
-class _Call(FailingCall):
+_ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)
+
+_ERRORS: dict[int, type[errors.CancelError]] = {
+    401: errors.AuthenticationError,
+    402: errors.InsufficientCreditsError,
+    403: errors.PermissionDeniedError,
+    **dict.fromkeys(MISSING, errors.EndpointNotFoundError),
+    GONE: errors.ApiVersionRetiredError,
+    422: errors.RequestValidationError,
+    429: errors.RateLimitError,
+}
+
+
+class _Call(Call):
     """The state of one call, and the steps that read and change it."""
 
-    def __init__(
-        self,
-        context: CallContext,
-        process_id: int,
-        endpoint: Endpoint,
-        already_cancelled: str | None = None,
-    ) -> None:
-        super().__init__(context, process_id, endpoint)
-        self.already_cancelled = already_cancelled or context.settings.already_cancelled
-        self.deadline = self.started + context.settings.timeout
+    already_cancelled = "raise"
 
     def send(self) -> Steps[AttemptOutcome]:
         """Decide on the version, and send; what a definite answer asks for, on the other too."""
-        if self.settings.api_key is None:
+        key = self.settings.api_key
+        if key is None:
             raise errors.ConfigurationError(
                 "api_key (REVENUEBASE_API_KEY) is missing: set the variable, or give "
                 "Settings(api_key=…)",
                 process_id=self.process_id,
             )
+        self.key = key
         yield from self.decide(self.process_id)
         answer = yield from self.send_with_retries(self.version, self.endpoint)
         other = self.fallback_route(answer)
@@ -196,7 +169,7 @@ class _Call(FailingCall):
                 self.attempts -= counted
                 self.maybe_applied = before
                 raise
-            answer = self.clean(answer)
+            answer = answer.without(self.key)  # should the server have echoed it
             if isinstance(answer, Response) and cut_short(answer):
                 answer = NoResponse("the answer was cut short", sent=True)
             if isinstance(answer, NoResponse):
@@ -231,34 +204,29 @@ class _Call(FailingCall):
             return None
         if self.version is V1:
             missing = answer.status in MISSING and may_leave_v1(self.settings)
-            if self.retired(answer) or missing:
-                return V1_GONE
-        elif answer.status in MISSING and may_return_to_v1(self.settings, self.now):
-            return V2_MISSING
-        return None
+            return V1_GONE if self.retired(answer) or missing else None
+        missing = answer.status in MISSING and may_return_to_v1(self.settings, self.now)
+        return V2_MISSING if missing else None
 
     def result_or_raise(self, answer: AttemptOutcome) -> Flow:
-        if isinstance(answer, Response):
-            if answer.status == 400:
-                return (yield from self.resolve_400(answer))
-            if 200 <= answer.status < 300:
-                return self.result(self.job_or_raise(answer, outcome_unknown=True))
-        raise self.failed(answer)
+        if isinstance(answer, Response) and answer.status == 400:
+            return (yield from self.resolve_400(answer))
+        return self.result(self.job_or_raise(answer, outcome_unknown=True))
 
-    def failed(self, answer: AttemptOutcome) -> errors.CancelError:
-        """The error for an answer that is neither 2xx nor 400, or for none."""
-        if isinstance(answer, Response) and self.version is V1 and _is_missing(V1, answer):
-            self.notify(NoticeKind.FAILED, answer)
-        return self.failure(answer, now_of(self.context))
-
-    def job_or_raise(self, answer: Response, *, outcome_unknown: bool = False) -> Job:
-        job = read_job(answer, self.process_id)
-        if isinstance(job, Job):
-            return job
+    def job_or_raise(self, answer: AttemptOutcome, *, outcome_unknown: bool = False) -> Job:
+        """The job of an answer that is not 400."""
+        if isinstance(answer, NoResponse) or not 200 <= answer.status < 300:
+            if isinstance(answer, Response) and self.version is V1 and _is_missing(V1, answer):
+                self.notify(NoticeKind.FAILED, answer)
+            raise self.failure(answer)
+        try:
+            return read_job(answer, self.process_id)
+        except Unusable as unusable:
+            why = str(unusable)
         # The server says yes, but not to what: nobody knows whether it was cancelled.
         raise errors.UnexpectedResponseError(
             f"job {self.process_id}: API v{self.version} answered {answer.status}, but "
-            f"the body {job.why}",
+            f"the body {why}",
             **self.facts(answer, outcome_unknown=outcome_unknown),
         )
 
@@ -296,8 +264,8 @@ class _Call(FailingCall):
         if other is not None:
             answer = yield from self.send_with_retries(other.version, STATUS)
         if isinstance(answer, Response) and 200 <= answer.status < 300:
-            job = read_job(answer, self.process_id)
-            return job if isinstance(job, Job) else answer
+            with suppress(Unusable):
+                return read_job(answer, self.process_id)
         return answer
 
     def wait(
@@ -331,10 +299,69 @@ class _Call(FailingCall):
         read = job.process_id, job.filename, job.current_status, job.message, job.extra
         return CancelResult(*read, route=self.chosen, attempts=self.attempts)
 
+    def failure(self, answer: AttemptOutcome) -> errors.CancelError:
+        """The error for an answer that is neither 2xx nor 400, or for none."""
+        if isinstance(answer, NoResponse):
+            return self.no_answer(answer)
+        status, remark, facts = answer.status, "", dict[str, Any]()
+        kind = _ERRORS.get(status)
+        if status == 422:
+            facts = {"errors": responses.read_error(answer).errors}
+        elif status == 429:
+            now = now_of(self.context)
+            facts = {
+                "reset_at": responses.reset_at(answer, now),
+                "retry_after": responses.retry_wait(answer, now),
+                "limit": responses.count(answer.header(b"x-ratelimit-limit")),
+                "remaining": responses.count(answer.header(b"x-ratelimit-remaining")),
+            }
+        elif 300 <= status < 400:
+            where = responses.readable(answer.header(b"location") or "nowhere")
+            remark = f"; a redirect to {where} is not followed"
+        elif status < 500 and kind is None:
+            remark = "; nobody published that status"
+        other = errors.ServerError if status >= 500 else errors.UnexpectedResponseError
+        return self.error(kind or other, answer, remark, **facts)
+
+    def no_answer(self, answer: NoResponse) -> errors.CancelError:
+        within = f" within {self.settings.timeout:g} s" if answer.timeout else ""
+        unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
+        return (errors.CancelTimeoutError if answer.timeout else errors.TransportError)(
+            f"job {self.process_id}: API v{self.version} gave no answer{within}: "
+            f"{responses.readable(answer.reason)} (attempts: {self.attempts}, "
+            f"requests sent: {self.attempts - self.unsent}){unknown}",
+            **self.facts(),
+        )
+
+    def error(
+        self, kind: type[errors.CancelError], answer: Response, remark: str = "", **facts: Any
+    ) -> errors.CancelError:
+        """An error that names the job, the version, the status and the server's own words."""
+        said = responses.read_error(answer)
+        facts = self.facts(answer, **{"code": said.code, **facts})
+        code = facts["code"]
+        shown = f" {code}" if code and code not in said.words else ""
+        message = f"job {self.process_id}: API v{self.version} answered {answer.status}{shown}"
+        if said.words:
+            message += f": {said.words}"
+        message += remark
+        if facts["outcome_unknown"]:
+            message += "; the cancel may have been applied all the same"
+        return kind(message, **facts)
+
+    def facts(self, answer: Response | None = None, **more: Any) -> dict[str, Any]:
+        """What every error states; ``more`` wins."""
+        return {
+            "process_id": self.process_id,
+            "api_version": self.version,
+            "attempts": self.attempts,
+            "outcome_unknown": self.maybe_applied,
+            "status_code": None if answer is None else answer.status,
+            "body": None if answer is None else answer.body[:8192].decode("utf-8", "replace"),
+            **more,
+        }
+
 
 def _is_missing(version: Version, answer: Response) -> bool:
     """Whether the answer speaks of the endpoint, and not of the job."""
     return answer.status in MISSING or (answer.status == GONE and version is V1)
-
-
-_ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from datetime import date, datetime, timezone
 
 # dateutil is imported, and patterns are compiled, where they are needed: the one costs half of
@@ -22,15 +21,15 @@ _ISO = r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?"
 def parse_http_date(text: str) -> datetime | None:
     """An HTTP-date (RFC 9110, 5.6.7) as an aware time, or ``None`` for anything else."""
     found = re.fullmatch(_HTTP_DATE, text, re.ASCII)
-    if found is not None:
-        # Not by dateutil, to which GMT is the machine's own zone where that one is named so; nor
-        # by email.utils, which imports socket.
-        day, month, year, time = found.groups()
-        with suppress(ValueError):
-            return datetime.fromisoformat(
-                f"{year}-{_MONTHS.index(month) + 1:02}-{day}T{time}+00:00"
-            )
-    return None
+    if found is None:
+        return None
+    # Not by dateutil, to which GMT is the machine's own zone where that one is named so; nor by
+    # email.utils, which imports socket.
+    day, month, year, time = found.groups()
+    try:
+        return datetime.fromisoformat(f"{year}-{_MONTHS.index(month) + 1:02}-{day}T{time}+00:00")
+    except ValueError:
+        return None
 
 
 def parse_date(value: object) -> datetime:
@@ -46,16 +45,13 @@ def parse_date(value: object) -> datetime:
     elif isinstance(value, date):
         moment = datetime(value.year, value.month, value.day)  # noqa: DTZ001 (made aware below)
     elif isinstance(value, str):
-        moment = _parse_text(value.strip())
+        moment = parse_http_date(value.strip()) or _parse_iso(value.strip())
     else:
         raise ValueError("not a date")
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)
 
 
-def _parse_text(text: str) -> datetime:
-    found = parse_http_date(text)
-    if found is not None:
-        return found
+def _parse_iso(text: str) -> datetime:
     if not re.fullmatch(_ISO, text, re.ASCII | re.DOTALL):
         raise ValueError("not a date")
     from dateutil.parser import isoparse

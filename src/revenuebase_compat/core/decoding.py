@@ -7,6 +7,7 @@ answer other than 2xx means stands in ``responses``.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,16 +56,13 @@ class Response(NamedTuple):
 
 
 class NoResponse(NamedTuple):
-    """No answer, or not all of it.
+    """No answer, or not all of it."""
 
-    Attributes:
-        reason: what happened, in words.
-        sent: whether the request may have reached the server.
-        timeout: whether time ran out.
-    """
-
+    #: What happened, in words.
     reason: str
+    #: Whether the request may have reached the server.
     sent: bool
+    #: Whether time ran out.
     timeout: bool = False
 
     def without(self, secret: Secret) -> NoResponse:
@@ -79,105 +77,102 @@ class NoResponse(NamedTuple):
 AttemptOutcome = Response | NoResponse
 
 
-class Unusable(NamedTuple):
-    """A body that no result can be built from, and why: completes "the body …"."""
-
-    why: str
+class Unusable(ValueError):
+    """A body that no result can be built from; the text completes "the body …"."""
 
 
-def read_job(response: Response, process_id: int) -> Job | Unusable:
-    """The job an answer describes, or why it describes none; never raises.
+def read_job(response: Response, process_id: int) -> Job:
+    """The job an answer describes; unknown fields are kept, unknown statuses too.
 
-    Unknown fields are kept, unknown statuses too. An answer about another job, one that holds a
-    key twice, or one whose fields cannot mean what they must, is unusable.
+    Raises:
+        Unusable: it describes none, or another one; it holds a key twice; or its fields cannot
+            mean what they must.
     """
     data = load_json(response)
-    if isinstance(data, Unusable):
-        return data
     if not isinstance(data, dict):
-        return Unusable(f"is {_kind(data)}, not an object")
+        raise Unusable(f"is {_KINDS[type(data)]}, not an object")
     missing = [name for name in FIELDS if name not in data]
     if missing:
-        return Unusable(f"lacks {', '.join(missing)}")
+        raise Unusable(f"lacks {', '.join(missing)}")
     found = data["process_id"]
     if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) <= 64:
         found = int(found)
     if type(found) is not int:
-        return Unusable(f"gives process_id as {_kind(data['process_id'])}")
+        raise Unusable(f"gives process_id as {_KINDS[type(found)]}")
     if found != process_id:
         other = found if abs(found) < PROCESS_ID_LIMIT else "a number out of range"
-        return Unusable(f"is about another job, {other}")
+        raise Unusable(f"is about another job, {other}")
     for name in FIELDS[1:]:
         if not isinstance(data[name], str):
-            return Unusable(f"gives {name} as {_kind(data[name])}")
+            raise Unusable(f"gives {name} as {_KINDS[type(data[name])]}")
     extra = {name: value for name, value in data.items() if name not in FIELDS}
     return Job(process_id, data["filename"], data["current_status"], data["message"], extra)
 
 
-def load_json(response: Response) -> Any | Unusable:
-    """The body as strict JSON (RFC 8259, and no key twice in an object); never raises."""
+_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a fraction",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def load_json(response: Response) -> Any:
+    """The body as strict JSON (RFC 8259, and no key twice in an object).
+
+    Raises:
+        Unusable: it is none.
+    """
     if response.problem:
-        return Unusable(response.problem)
+        raise Unusable(response.problem)
     if not response.body.strip():
-        return Unusable("is empty")
+        raise Unusable("is empty")
     try:
         # A BOM may be ignored (RFC 8259, 8.1); the codec that does it is slow.
         text = response.body.decode("utf-8-sig" if response.body[:1] == b"\xef" else "utf-8")
         data = _DECODER.decode(text)
-        if text.count("[") + text.count("{") > MAX_DEPTH and _deep(data):
+        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(data) > MAX_DEPTH:
             raise RecursionError
         if "\\u" in text:  # only an escape can bring in half a surrogate pair
             json.dumps(data, ensure_ascii=False).encode()
+        return data
+    except Unusable:
+        raise
     except UnicodeDecodeError:
-        return Unusable("is not UTF-8")
+        why = "is not UTF-8"
     except UnicodeEncodeError:
-        return Unusable("holds half a surrogate pair")
+        why = "holds half a surrogate pair"
     except RecursionError:
-        return Unusable("is nested too deeply")
-    except _Refused as refused:
-        return Unusable(str(refused))
+        why = "is nested too deeply"
     except ValueError:
-        return Unusable("is not JSON")
-    return data
-
-
-def cut_short(response: Response) -> bool:
-    """Whether a body that ends where the connection does (RFC 9112, 6.3) ends too early.
-
-    Where a length or chunks frame the body, httpx notices by itself.
-    """
-    body = response.body.strip()
-    whole = body and (body[0] != 123 or body[-1] == 125)  # { }
-    if response.status != 200 or response.problem or whole:
-        return False
-    return not (response.header(b"content-length") or response.header(b"transfer-encoding"))
-
-
-class _Refused(ValueError):
-    """JSON by the grammar, but not to be relied on."""
+        why = "is not JSON"
+    raise Unusable(why)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _Refused("is ambiguous: it holds a key twice")
+        raise Unusable("is ambiguous: it holds a key twice")
     return found
 
 
 def _constant(name: str) -> Any:
-    raise _Refused(f"holds {name}, which is not JSON")
+    raise Unusable(f"holds {name}, which is not JSON")
 
 
 def _int(text: str) -> int:
     if len(text) > 400:  # int() takes quadratic time
-        raise _Refused("holds a number of absurd length")
+        raise Unusable("holds a number of absurd length")
     return int(text)
 
 
 def _float(text: str) -> float:
     number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise _Refused("holds a number out of range")
+    if math.isinf(number):
+        raise Unusable("holds a number out of range")
     return number
 
 
@@ -186,23 +181,21 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _deep(data: Any) -> bool:
-    level = [data]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        if not level:
-            return False
-    return True
+def _depth(data: Any) -> int:
+    inner = data.values() if isinstance(data, dict) else data
+    return 1 + max(map(_depth, inner), default=0) if isinstance(data, dict | list) else 0
 
 
-def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "an integer", float: "a fraction"}
-    return {**names, str: "a text", list: "a list", dict: "an object"}[type(value)]
+def cut_short(response: Response) -> bool:
+    """Whether a body that ends where the connection does (RFC 9112, 6.3) ends too early.
+
+    Where a length or chunks frame the body, httpx notices by itself.
+    """
+    body = response.body.strip()
+    half = not body or (body.startswith(b"{") and not body.endswith(b"}"))
+    if not half or response.status != 200 or response.problem:
+        return False
+    return not (response.header(b"content-length") or response.header(b"transfer-encoding"))
 
 
 def unpack(status: int, headers: Sequence[tuple[bytes, bytes]], raw: bytes) -> Response:

@@ -1,4 +1,7 @@
-"""What is told of a finished call (pure data)."""
+"""What the callables of the settings are given (pure data): ``v2_flag`` and ``on_event``.
+
+Imported only where one is set.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .routes import Route
+    from datetime import datetime
+
+    from .routes import Phase, Route
+
+
+@dataclass(frozen=True, slots=True)
+class RouteContext:
+    """What a flag is told about the job it decides on.
+
+    ``process_id`` is ``None`` for somebody else's request that names none. ``now`` is the time of
+    the decision, ``sunset`` when v1 ends by the settings (both aware); ``phase``, and the
+    rollout's ``share`` in percent, are those at ``now``.
+    """
+
+    process_id: int | None
+    now: datetime
+    sunset: datetime
+    phase: Phase
+    share: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from operator import index
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from .errors import CancelError, ConfigurationError, InvalidProcessIdError, shown
+from .errors import ConfigurationError, InvalidProcessIdError, shown
 
 if TYPE_CHECKING:
     from .routes import Route
@@ -45,14 +45,10 @@ _STATES = {state.value: state for state in JobStatus}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the server describes it, on either version.
+    """A job as the server describes it, on either version, under the vendor's own names.
 
-    Attributes:
-        process_id: its id.
-        filename: the uploaded file's name.
-        current_status: its state, as the server writes it.
-        message: the server's words for people.
-        extra: fields of the answer beyond these published four.
+    ``current_status`` is as the server writes it, ``message`` its words for people; ``extra``
+    holds fields of the answer beyond the published four.
     """
 
     process_id: int
@@ -71,11 +67,8 @@ class Job:
 class CancelResult(Job):
     """A job that this call cancelled.
 
-    The first four fields have the vendor's names and values, on either version.
-
-    Attributes:
-        route: the version that answered, and why it was chosen.
-        attempts: tries to send the cancel, on both versions together.
+    ``route`` is the version that answered, and why it was chosen; ``attempts`` are the tries to
+    send the cancel, on both versions together.
     """
 
     route: Route = field(kw_only=True)
@@ -90,36 +83,6 @@ class CancelResult(Job):
             "attempts": self.attempts,
             **({"extra": self.extra} if self.extra else {}),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class JobCancelled:
-    """One of many jobs, which was cancelled."""
-
-    process_id: int
-    result: CancelResult
-    error: None = None
-    ok: ClassVar[Literal[True]] = True
-
-
-@dataclass(frozen=True, slots=True)
-class JobFailed:
-    """One of many jobs, which was not cancelled by this call, as far as is known: see ``error``.
-
-    That is an error of this library's own, or a ``CancelError`` that names what came in between (a
-    warning made an error, say, or a ``sleep`` that raised) with the call's ``attempts`` and
-    ``outcome_unknown``.
-    """
-
-    process_id: int | str
-    error: CancelError
-    result: None = None
-    ok: ClassVar[Literal[False]] = False
-
-
-#: What became of one of many jobs. ``ok`` tells the two apart, for type checkers as well (pyright
-#: wants ``outcome.ok is True``, or ``outcome.error is None``).
-JobOutcome = JobCancelled | JobFailed
 
 
 def check_process_id(value: object) -> int:

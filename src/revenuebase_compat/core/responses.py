@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .dates import parse_http_date
@@ -58,13 +59,14 @@ def should_retry(response: Response) -> bool:
 
 def retry_wait(response: Response, now: datetime) -> float | None:
     """Seconds the server asks to wait, by its own ``Date``; ``None`` without a sensible hint."""
-    waits = (
-        _seconds(response.header(b"retry-after-ms"), 1000),
-        _seconds(response.header(b"retry-after"), 1),
-        _until(parse_http_date(response.header(b"retry-after") or ""), response, now),
+    after, in_ms = response.header(b"retry-after"), _number(response.header(b"retry-after-ms"))
+    hints = (
+        None if in_ms is None else in_ms / 1000,
+        _number(after),
+        _until(parse_http_date(after or ""), response, now),
         rate_limit_wait(response, now) if response.status == 429 else None,
     )
-    return next((wait for wait in waits if wait is not None), None)
+    return next((wait for wait in hints if wait is not None and 0 <= wait <= LONGEST_HINT), None)
 
 
 def reset_at(response: Response, now: datetime) -> datetime | None:
@@ -78,7 +80,7 @@ def reset_at(response: Response, now: datetime) -> datetime | None:
 
 def rate_limit_wait(response: Response, now: datetime) -> float | None:
     """Seconds until ``X-RateLimit-Reset`` (Unix seconds), by the server's own ``Date``."""
-    return _until(_moment(response.header(b"x-ratelimit-reset") or ""), response, now)
+    return _until(_moment(response.header(b"x-ratelimit-reset")), response, now)
 
 
 def count(text: str | None) -> int | None:
@@ -86,17 +88,12 @@ def count(text: str | None) -> int | None:
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def _seconds(text: str | None, unit: int) -> float | None:
-    if not text or not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", text):
-        return None
-    return _sensible(float(text) / unit)
+def _number(text: str | None) -> float | None:
+    return float(text) if text and re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,9})?", text) else None
 
 
 def _until(moment: datetime | None, response: Response, now: datetime) -> float | None:
-    return None if moment is None else _sensible((moment - _date(response, now)).total_seconds())
-
-
-def _sensible(wait: float) -> float | None:
+    wait = -1.0 if moment is None else (moment - _date(response, now)).total_seconds()
     return wait if 0 <= wait <= LONGEST_HINT else None
 
 
@@ -104,20 +101,16 @@ def _date(response: Response, now: datetime) -> datetime:
     return parse_http_date(response.header(b"date") or "") or now
 
 
-def _moment(text: str) -> datetime | None:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text):
-        return None
+def _moment(text: str | None) -> datetime | None:
+    seconds = _number(text)
     try:
-        return datetime.fromtimestamp(float(text), timezone.utc)
+        return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
     except (ValueError, OverflowError, OSError):
         return None
 
 
-class Announcement(NamedTuple):
-    """What the server says of its version's end, in headers."""
-
-    sunset: datetime | None
-    successor: str | None
+#: The end of the server's version, and the successor that it names.
+Announcement = tuple[datetime | None, str | None]
 
 
 def announcement(response: Response) -> Announcement | None:
@@ -125,17 +118,23 @@ def announcement(response: Response) -> Announcement | None:
 
     Since when the version is deprecated is not kept: nothing depends on it.
     """
-    sunset = parse_http_date(response.header(b"sunset") or "")
-    since = response.header(b"deprecation") or ""
-    deprecated = _moment(since[1:]) if since.startswith("@") else None
-    link = re.search(
+    names = (b"sunset", b"deprecation", b"link")
+    said = [response.header(name) or "" for name in names]
+    return _announced(*said) if any(said) else None
+
+
+@lru_cache(16)  # a server says the same in each answer
+def _announced(sunset: str, deprecation: str, link: str) -> Announcement | None:
+    ends = parse_http_date(sunset)
+    deprecated = _moment(deprecation[1:]) if deprecation.startswith("@") else None
+    successor = re.search(
         r'<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?[^"<>,;]{0,100}\bsuccessor-version\b',
-        response.header(b"link") or "",
+        link,
         re.IGNORECASE,
     )
-    if not (sunset or deprecated or link):
+    if not (ends or deprecated or successor):
         return None
-    return Announcement(sunset, readable(link[1]) if link else None)
+    return ends, readable(successor[1]) if successor else None
 
 
 class ErrorBody(NamedTuple):
@@ -152,11 +151,12 @@ def read_error(response: Response) -> ErrorBody:
     ``code`` is ``already_cancelled`` or ``not_cancellable`` where the body means one of them and
     not the other, else the server's own code, else ``None``.
     """
-    data = load_json(response)
-    if isinstance(data, Unusable):
+    try:
+        data = load_json(response)
+    except Unusable as unusable:
         text = response.body.decode("utf-8", "replace").strip()
         empty = not text and not response.problem
-        return ErrorBody(None, "" if empty else readable(text) or f"the body {data.why}", [])
+        return ErrorBody(None, "" if empty else readable(text) or f"the body {unusable}", [])
     texts = list(_texts(data))
     codes = [text for _, text in texts if re.fullmatch(_CODE, text)]
     spelled = [code.lower().replace("-", "_") for code in codes]

@@ -1,17 +1,37 @@
-"""A decision and its reason, and what a flag is told (pure data)."""
+"""The API versions, when v1 ends, and a decision for one of them with its reason (pure data)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from .versions import V1, V2, Phase
+from packaging.version import Version
 
-if TYPE_CHECKING:
-    from datetime import datetime
+V1 = Version("1")
+V2 = Version("2")
 
-    from packaging.version import Version
+# The vendor's v1 pages say "Sunset: Tue, 07 Jul 2026", without an hour or a zone: midnight UTC is
+# the earliest.
+V1_SUNSET = datetime(2026, 7, 7, tzinfo=timezone.utc)
+
+#: From this long before its sunset on, using a version is worth a WARNING.
+FINAL_STRETCH = timedelta(days=90)
+
+
+class Phase(str, Enum):
+    """Where a version stands in its life."""
+
+    DEPRECATED = "deprecated"
+    SUNSETTING = "sunsetting"
+    RETIRED = "retired"
+
+
+def phase(now: datetime, sunset: datetime) -> Phase:
+    """The phase at ``now`` of a version that ends at ``sunset``; both are aware."""
+    if now >= sunset:
+        return Phase.RETIRED
+    return Phase.SUNSETTING if sunset - now <= FINAL_STRETCH else Phase.DEPRECATED
 
 
 class RouteReason(str, Enum):
@@ -37,24 +57,12 @@ class Route:
         return f"v{self.version} ({self.reason.value})"
 
 
-@dataclass(frozen=True, slots=True)
-class RouteContext:
-    """What a flag is told about the job it decides on.
-
-    Attributes:
-        process_id: the job; ``None`` for somebody else's request that names none.
-        now: the time of the decision (aware).
-        sunset: when v1 ends, by the settings (aware).
-        phase: where v1 stands in its life at ``now``.
-        share: the rollout's share at ``now``, in percent.
-    """
-
-    process_id: int | None
-    now: datetime
-    sunset: datetime
-    phase: Phase
-    share: float
-
-
+PINNED_V1 = Route(V1, RouteReason.PINNED)
+PINNED_V2 = Route(V2, RouteReason.PINNED)
+SUNSET = Route(V2, RouteReason.SUNSET)
 V1_GONE = Route(V2, RouteReason.V1_GONE)
+FLAG_V1 = Route(V1, RouteReason.FLAG)
+FLAG_V2 = Route(V2, RouteReason.FLAG)
+ROLLOUT = Route(V2, RouteReason.ROLLOUT)
+DEFAULT = Route(V1, RouteReason.DEFAULT)
 V2_MISSING = Route(V1, RouteReason.V2_MISSING)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import routes
 from .errors import ApiVersionRetiredError
-from .routes import V1_GONE, Route, RouteContext, RouteReason
-from .versions import V1, V2, phase
+from .routes import V1, Route, RouteReason, phase
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from .events import RouteContext
     from .settings import Settings
 
 
@@ -33,21 +34,17 @@ def decide(
 ) -> Decision:
     """Choose the version for one job at ``now`` (aware).
 
-    Args:
-        settings: which versions are admitted, the sunset, flag and rollout.
-        process_id: the job, checked; ``None`` for a request that names none, which has no place
-            in the rollout: only a share of 100 moves it.
-        now: the time of the decision.
-        v1_retired: whether v1 answered 410 a short while ago.
+    ``process_id`` is checked; ``None`` stands for a request that names no job, and has no place in
+    the rollout: only a share of 100 moves it. ``v1_retired``: v1 answered 410 a short while ago.
 
     Raises:
         ApiVersionRetiredError: only v1 is admitted, it is gone, and ``after_sunset="raise"``.
     """
     if not settings.admits_v1:
-        return Route(V2, RouteReason.PINNED)
+        return routes.PINNED_V2
     if now >= settings.v1_sunset:
         if may_leave_v1(settings):
-            return Route(V2, RouteReason.SUNSET)
+            return routes.SUNSET
         if settings.after_sunset == "raise":
             job = "" if process_id is None else f"job {process_id}: "
             raise ApiVersionRetiredError(
@@ -57,24 +54,26 @@ def decide(
                 process_id=process_id,
                 api_version=V1,
             )
-        return Route(V1, RouteReason.PINNED)
+        return routes.PINNED_V1
     if v1_retired and may_leave_v1(settings):
-        return V1_GONE
+        return routes.V1_GONE
     if not settings.admits_v2:
-        return Route(V1, RouteReason.PINNED)
+        return routes.PINNED_V1
     share = settings.v2_rollout.share(now)
     if settings.v2_flag is not None:
-        stage = phase(now, settings.v1_sunset)
+        from .events import RouteContext
+
+        sunset = settings.v1_sunset
         opinion = yield EvaluateFlag(
-            RouteContext(process_id, now, settings.v1_sunset, stage, share)
+            RouteContext(process_id, now, sunset, phase(now, sunset), share)
         )
         if opinion is not None:
-            return Route(V2, RouteReason.FLAG) if opinion else Route(V1, RouteReason.FLAG)
+            return routes.FLAG_V2 if opinion else routes.FLAG_V1
     if process_id is None:
-        return Route(V2, RouteReason.ROLLOUT) if share >= 100 else Route(V1, RouteReason.DEFAULT)
-    if share > 0 and bucket(settings.rollout_salt, process_id) < share:
-        return Route(V2, RouteReason.ROLLOUT)
-    return Route(V1, RouteReason.DEFAULT)
+        moved = share >= 100
+    else:
+        moved = share > 0 and bucket(settings.rollout_salt, process_id) < share
+    return routes.ROLLOUT if moved else routes.DEFAULT
 
 
 def bucket(salt: str, process_id: int) -> float:

@@ -1,7 +1,6 @@
 """Settings: every option, checked once when made, and never changed after (pure).
 
-``Settings(...)`` reads nothing but its arguments; ``Settings.from_env(environ)`` is the one
-place that knows the names of the environment variables.
+``Settings.from_env`` is the one place that knows the names of the environment variables.
 """
 
 from __future__ import annotations
@@ -18,11 +17,10 @@ from urllib.parse import urlsplit
 
 from .dates import parse_date
 from .errors import ConfigurationError, shown
-from .versions import V1, V1_SUNSET, V2
+from .routes import V1, V1_SUNSET, V2
 
 if TYPE_CHECKING:
-    from .events import CancelEvent
-    from .routes import RouteContext
+    from .events import CancelEvent, RouteContext
 
 DEFAULT_BASE_URL = "https://api.revenuebase.ai"
 
@@ -33,19 +31,18 @@ class Secret:
     """A text that is never shown: not printed, not logged, not pickled."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._bytes = text.encode("utf-8", "replace")
+        self._text = text.strip()
+        #: Whether there was white space around it.
+        self.stripped = self._text != text
+        self._bytes = self._text.encode("utf-8", "replace")
 
     def reveal(self) -> str:
         """The text itself; for the header it belongs into."""
         return self._text
 
     def hide(self, data: bytes) -> bytes:
-        """``data`` without the text, however JSON may have escaped it.
-
-        Left as it is for less than eight characters: no key is that short, and a replacement of
-        such a text would spoil answers that do not hold it.
-        """
+        """``data`` without the text, however JSON may have escaped it."""
+        # No key is as short as that, and its replacement would spoil answers without it.
         if len(self._bytes) < 8 or not (self._bytes in data or b"\\" in data):
             return data
         return self._pattern.sub(b"***", data)
@@ -149,36 +146,35 @@ class Settings:
         already_cancelled: Literal["raise", "return"] = "raise",
     ) -> None:
         # First of all, so that no frame of a later error's traceback holds the key in the clear.
-        key, stripped, complaint = _guard_key(api_key)
+        key, wrong = _guard_key(api_key)
         del api_key
-        if complaint:
-            _refuse("api_key", None, complaint)
-        admits_v1, admits_v2 = _admitted(api_version)
-        given: dict[str, Any] = {
-            "api_key": key,
-            "stripped_key": stripped,
-            "base_url": _base_url(base_url),
-            "api_version": api_version,
-            "admits_v1": admits_v1,
-            "admits_v2": admits_v2,
-            "v1_sunset": _sunset(v1_sunset),
-            "after_sunset": _choice("after_sunset", after_sunset, ("migrate", "raise", "try")),
-            "v2_rollout": _rollout(v2_rollout),
-            "rollout_salt": rollout_salt,
-            "v2_flag": _callable("v2_flag", v2_flag),
-            "on_event": _callable("on_event", on_event),
-            "timeout": _number(timeout),
-            "max_attempts": _number(max_attempts),
-            "already_cancelled": check_already_cancelled(already_cancelled),
-        }
+        if wrong:
+            _refuse("api_key", None, wrong)
+        seconds, attempts = _number(timeout), _number(max_attempts)
+        if not 0 < seconds <= 86_400:
+            _refuse("timeout", timeout, "give seconds, more than 0 and at most 86400")
+        if attempts not in range(1, 101):
+            _refuse("max_attempts", max_attempts, "give a whole number from 1 to 100")
         if not isinstance(rollout_salt, str):
             _refuse("rollout_salt", rollout_salt, "give a str")
-        if not 0 < given["timeout"] <= 86_400:
-            _refuse("timeout", timeout, "give seconds, more than 0 and at most 86400")
-        if given["max_attempts"] not in range(1, 101):
-            _refuse("max_attempts", max_attempts, "give a whole number from 1 to 100")
-        given["max_attempts"] = int(given["max_attempts"])
-        vars(self).update(given)
+        admits_v1, admits_v2 = _admitted(api_version)
+        vars(self).update(
+            api_key=key,
+            stripped_key=key is not None and key.stripped,
+            base_url=_base_url(base_url),
+            api_version=api_version,
+            admits_v1=admits_v1,
+            admits_v2=admits_v2,
+            v1_sunset=_sunset(v1_sunset),
+            after_sunset=_choice("after_sunset", after_sunset, ("migrate", "raise", "try")),
+            v2_rollout=_rollout(v2_rollout),
+            rollout_salt=rollout_salt,
+            v2_flag=_callable("v2_flag", v2_flag),
+            on_event=_callable("on_event", on_event),
+            timeout=seconds,
+            max_attempts=int(attempts),
+            already_cancelled=check_already_cancelled(already_cancelled),
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
@@ -199,18 +195,16 @@ class Settings:
             if name != "api_key" and environ.get(variable, "").strip()
         }
         # The key is wrapped, and its sources forgotten, before anything can raise.
-        key = explicit.pop("api_key", None) or environ.get(VARIABLES["api_key"]) or None
-        complaint = _guard_key(key)[2]
-        guarded = Secret(key) if isinstance(key, str) else key
-        del key, environ
-        if complaint:
-            del guarded
-            _refuse("api_key", None, complaint)
+        given = explicit.pop("api_key", None) or environ.get(VARIABLES["api_key"])
+        key, wrong = _guard_key(given)
+        del given, environ
+        if wrong:
+            _refuse("api_key", None, wrong)
         values.update({name: value for name, value in explicit.items() if value is not None})
         unknown = sorted(set(values) - {item.name for item in fields(cls) if item.init})
         if unknown:
             raise ConfigurationError(f"there is no setting {unknown[0]!r}")
-        return cls(guarded, **values)
+        return cls(key, **values)
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled key would end up in queues and files; the receiver sets its own.
@@ -237,27 +231,26 @@ def _refuse(name: str, value: object, right: str) -> NoReturn:
     raise ConfigurationError(f"{name}{variable}{given}: {right}")
 
 
-def _guard_key(value: object) -> tuple[Secret | None, bool, str]:
-    """The key, whether white space was stripped from it, and what is wrong with it."""
-    if isinstance(value, Secret):
-        value = value.reveal()
+def _guard_key(value: object) -> tuple[Secret | None, str]:
+    """The key, and what is wrong with it."""
     if value is None:
-        return None, False, ""
-    if not isinstance(value, str):
-        return None, False, f"is a {type(value).__name__}; give the key as a str"
-    text = value.strip()
-    if not text:
-        return None, False, ""
-    if not (text.isascii() and text.isprintable()) or " " in text:
+        return None, ""
+    if not isinstance(value, str | Secret):
+        return None, f"is a {type(value).__name__}; give the key as a str"
+    key = Secret(value) if isinstance(value, str) else value
+    text = key.reveal()
+    if " " in text or not (text.isascii() and text.isprintable()):
         why = "holds blanks, control or non-ASCII characters; copy the key again, without quotes"
-        return None, False, why
-    return Secret(text), text != value, ""
+        return None, why
+    return key if text else None, ""
 
 
 _BASE_URL = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[a-z0-9._~/-]*)?"
 
 
 def _base_url(value: object) -> str:
+    if value is DEFAULT_BASE_URL:  # to compile the pattern takes longer than all other checks
+        return DEFAULT_BASE_URL
     right = "give https://host[:port][/prefix], or http:// to loopback"
     text = value.strip() if isinstance(value, str) else ""
     if "@" in text:
@@ -274,7 +267,7 @@ def _base_url(value: object) -> str:
     if parts.scheme == "http" and not is_loopback(host):
         _refuse("base_url", value, f"the key would travel in the clear; {right}")
     netloc = f"[{host}]" if ":" in host else host
-    if port is not None and port != {"https": 443, "http": 80}[parts.scheme]:
+    if port not in (None, {"https": 443, "http": 80}[parts.scheme]):
         netloc += f":{port}"
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
 
@@ -341,13 +334,10 @@ def _rollout(value: object) -> Rollout:
         return value
     if isinstance(value, str) and "=" in value:
         pairs = [part.partition("=")[::2] for part in value.split(",")]
-        return _schedule(value, pairs)
-    if isinstance(value, Mapping):
-        return _schedule(value, list(value.items()))
-    return Rollout(((None, _share(value, value)),))
-
-
-def _schedule(value: object, pairs: list[tuple[Any, Any]]) -> Rollout:
+    elif isinstance(value, Mapping):
+        pairs = list(value.items())
+    else:
+        return Rollout(((None, _share(value, value)),))
     steps: dict[datetime, float] = {}
     for start, share in pairs:
         try:
@@ -372,10 +362,16 @@ def _share(value: object, share: object) -> float:
 
 
 def _callable(name: str, value: object) -> object:
-    named = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
-    right = re.fullmatch(named, value) if isinstance(value, str) else callable(value)
-    if value is not None and not right:
+    dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    right = callable(value)
+    if isinstance(value, str):
+        right = re.fullmatch(f"{dotted}:{dotted}", value) is not None
+    if value is None:
+        return None
+    if not right:
         _refuse(name, value, "give a callable, or its name as package.module:attribute")
+    from . import events  # noqa: F401 (here, so that no call under way has to)
+
     return value
 
 

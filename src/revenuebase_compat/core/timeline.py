@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from .errors import ApiVersionRetiredError
-from .routes import Route
+from .routes import Phase, Route, phase
 from .routing import decide
 from .settings import Settings
-from .versions import Phase, phase
 
 #: Jobs that are decided on for each period, so that shares are shown as they fall.
 SAMPLE = range(1, 10_001)
@@ -18,20 +17,15 @@ SAMPLE = range(1, 10_001)
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From ``start`` on, until the next period: where v1 stands, and where jobs go.
-
-    Attributes:
-        start: its first instant (aware).
-        phase: where v1 stands in its life.
-        share: the rollout's share, in percent.
-        flag: whether the flag is asked, whose opinion comes before the share.
-        routes: percent of the jobs by route, by the share alone; ``None``: calls fail.
-    """
+    """From ``start`` (aware) on, until the next period: where v1 stands, and where jobs go."""
 
     start: datetime
     phase: Phase
+    #: The rollout's share, in percent.
     share: float
+    #: Whether the flag is asked, whose opinion comes before the share.
     flag: bool
+    #: Percent of the jobs by route, by the share alone; ``None``: calls fail.
     routes: dict[Route | None, float]
 
 

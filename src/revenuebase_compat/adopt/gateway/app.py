@@ -24,12 +24,10 @@ from revenuebase_compat.adopt.report import Report
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context, utc_now
 from revenuebase_compat.core import responses
-from revenuebase_compat.core.calls import now_of
+from revenuebase_compat.core.calls import Notice, now_of
 from revenuebase_compat.core.decoding import Response
-from revenuebase_compat.core.endpoints import CANCEL, DOWNLOAD, UPLOAD, Endpoint
+from revenuebase_compat.core.endpoints import CANCEL, DOWNLOAD, UPLOAD, Endpoint, Request
 from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.notices import Notice
-from revenuebase_compat.core.protocol import Request
 from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 

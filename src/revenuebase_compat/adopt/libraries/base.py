@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from revenuebase_compat.adopt.rewrite import Headers
-from revenuebase_compat.core.endpoints import Endpoint
-from revenuebase_compat.core.protocol import Request
+from revenuebase_compat.core.endpoints import Endpoint, Request
 
 
 class LibraryCall(Protocol):

@@ -7,8 +7,7 @@ from typing import Any
 
 from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_headers, to_v2_target
-from revenuebase_compat.core.endpoints import Endpoint
-from revenuebase_compat.core.protocol import OWN_REQUEST_EXTENSION, Request
+from revenuebase_compat.core.endpoints import OWN_REQUEST_EXTENSION, Endpoint, Request
 
 from .base import Call
 from .bodies import clone, read_ahead

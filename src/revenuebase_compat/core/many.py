@@ -1,4 +1,4 @@
-"""Pacing many calls by what the answers say of the rate limit (pure; never by guess alone)."""
+"""Many jobs (pure): what became of each, and their pacing by what the answers say of the limit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from . import responses
 from .calls import CallContext
 from .cancellation import Flow, SendRequest, Sleep
 from .decoding import AttemptOutcome, Response
-from .errors import RateLimitError
+from .errors import CancelError, RateLimitError
+from .models import CancelResult
 
 #: Seconds that ``X-RateLimit-Limit`` counts (published); only the time left is reckoned with it.
 WINDOW = 60.0
@@ -22,17 +23,47 @@ WINDOW = 60.0
 #: Seconds paused at a time while no request may go.
 SLICE = 0.25
 
-#: How often a job that was refused for limiter, as others use the key too, is begun again.
+#: How often a job that was refused for its rate, as others use the key too, is begun again.
 REFUSALS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class JobCancelled:
+    """One of many jobs, which was cancelled."""
+
+    process_id: int
+    result: CancelResult
+    error: None = None
+    ok: ClassVar[Literal[True]] = True
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """One of many jobs, which was not cancelled by this call, as far as is known: see ``error``.
+
+    That is an error of this library's own, or a ``CancelError`` that names what came in between (a
+    warning made an error, say, or a ``sleep`` that raised) with the call's ``attempts`` and
+    ``outcome_unknown``.
+    """
+
+    process_id: int | str
+    error: CancelError
+    result: None = None
+    ok: ClassVar[Literal[False]] = False
+
+
+#: What became of one of many jobs. ``ok`` tells the two apart, for type checkers as well (pyright
+#: wants ``outcome.ok is True``, or ``outcome.error is None``).
+JobOutcome = JobCancelled | JobFailed
+
+
 class RateLimiter:
-    """When the next request may go; thread-safe.
+    """When the next request may go; thread-safe. A server that states no limit is not paced.
 
     The first goes alone, to learn. Then as many as ``X-RateLimit-Remaining`` allows, at most
     ``most`` at once, and each of them counts as one that the server has yet to count. Where
     nothing remains, the next goes at ``X-RateLimit-Reset``, again alone: in a rolling window only
-    the oldest request is then forgiven. A server that states no limit is not paced.
+    the oldest request is then forgiven.
     """
 
     def __init__(self, most: int) -> None:
@@ -120,7 +151,7 @@ class RateLimiter:
 def paced(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext) -> Flow:
     """One of many jobs: its flow, with each request at its time; the first was taken already.
 
-    A job that was refused for limiter all the same is begun again when its time has come.
+    A job that was refused for its rate all the same is begun again when its time has come.
     """
     sent = 0
     for refusals_left in range(REFUSALS, -1, -1):
