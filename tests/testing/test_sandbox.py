@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from revenuebase_compat.testing.sandbox import Job, RecordedRequest, Sandbox, default_envelope
+from revenuebase_compat.testing.sandbox import Job, RecordedRequest, Sandbox
 from tests.support.contract_facts import (
     FORMATS,
     FOUR_FIELDS,
@@ -55,9 +55,8 @@ def http_client() -> Iterator[httpx.Client]:
 def sandbox(running: Sandbox) -> Sandbox:
     running.now = BEFORE
     running.rate_limit = None
-    running.announce = False
     running.cancelling_for = math.inf
-    running.envelope = default_envelope
+    running.envelope = "detail-error"
     running.jobs.clear()
     running.requests.clear()
     running.heal()
@@ -146,7 +145,7 @@ def test_a_job_past_cancelling_is_refused(
 
 @BOTH
 def test_the_envelope_of_a_refusal_is_a_choice(call: Caller, version: str) -> None:
-    call.sandbox.envelope = lambda code, message: {"detail": message, "code": code}
+    call.sandbox.envelope = "code"
     call.sandbox.add_job(42, "CANCELLED")
     answer = call.cancel(version, 42)
     assert answer.status_code == 400
@@ -279,26 +278,11 @@ def test_the_sunset_is_a_choice(http_client: httpx.Client) -> None:
         assert Caller(early, http_client).cancel("v1", 1).status_code == 410
 
 
-def test_nothing_is_announced_by_default(call: Caller) -> None:
+def test_nothing_is_announced(call: Caller) -> None:
     for now in (BEFORE, SUNSET):
         call.sandbox.now = now
         headers = call.cancel("v1", 42).headers
         assert not {"deprecation", "sunset", "link"} & headers.keys()
-
-
-def test_the_end_of_v1_can_be_announced_on_v1_only(call: Caller) -> None:
-    call.sandbox.announce = True
-    call.sandbox.add_job(42)
-    for now, status in ((BEFORE, 200), (SUNSET, 410)):
-        call.sandbox.now = now
-        answer = call.status("v1", 42)
-        assert answer.status_code == status
-        assert answer.headers["sunset"] == "Tue, 07 Jul 2026 00:00:00 GMT"
-        assert answer.headers["link"] == '</v2/jobs>; rel="successor-version"'
-        sign, since = answer.headers["deprecation"][0], int(answer.headers["deprecation"][1:])
-        assert sign == "@"
-        assert since < SUNSET.timestamp()
-    assert not {"deprecation", "sunset", "link"} & call.status("v2", 42).headers.keys()
 
 
 # Rate limits

@@ -57,40 +57,32 @@ class OpenFeatureFlag:
         client, about = self._client or api.get_client(), _about(context)
         for kind, unset in self._types:
             found = getattr(client, f"get_{kind}_details")(self.flag_key, unset, about)
-            if self._is(kind, found):
+            if found.error_code is not ErrorCode.TYPE_MISMATCH:
                 break
-        return _opinion(found)
+        return self._opinion(found)
 
     async def evaluate_async(self, context: RouteContext) -> bool | None:
         """The flag's opinion, for ``AsyncClient``."""
         client, about = self._client or api.get_client(), _about(context)
         for kind, unset in self._types:
             found = await getattr(client, f"get_{kind}_details_async")(self.flag_key, unset, about)
-            if self._is(kind, found):
+            if found.error_code is not ErrorCode.TYPE_MISMATCH:
                 break
-        return _opinion(found)
+        return self._opinion(found)
 
-    def _is(self, kind: str, found: FlagEvaluationDetails[Any]) -> bool:
-        """Whether the flag is of the type that was asked for; remembered."""
-        if found.error_code is ErrorCode.TYPE_MISMATCH:
-            return False
-        self._types = _TYPES if kind == "boolean" else _TYPES[::-1]
-        return True
+    def _opinion(self, found: FlagEvaluationDetails[Any]) -> bool | None:
+        if found.error_code is not None or found.reason == Reason.ERROR:
+            # Raised so that it is logged where every flag's failure is: as no opinion.
+            code = found.error_code or found.reason
+            raise LookupError(f"{code}: {found.error_message or 'no reason given'}")
+        self._types = _TYPES if isinstance(found.value, bool) else _TYPES[::-1]
+        # False without a variant of the flag's own is the default that was passed in.
+        passed_in = found.reason == Reason.DEFAULT and found.variant in (None, PASSED_IN_DEFAULT)
+        if found.reason == Reason.DISABLED or (passed_in and found.value is False):
+            return None
+        return found.value if isinstance(found.value, bool) else _VARIANTS.get(found.value)
 
 
 def _about(context: RouteContext) -> EvaluationContext:
-    attributes = {"phase": context.phase.value, "share": context.share}
     key = None if context.process_id is None else str(context.process_id)
-    return EvaluationContext(key, attributes)
-
-
-def _opinion(found: FlagEvaluationDetails[Any]) -> bool | None:
-    if found.error_code is not None or found.reason == Reason.ERROR:
-        # Raised so that it is logged where every flag's failure is: as no opinion.
-        code = found.error_code or found.reason
-        raise LookupError(f"{code}: {found.error_message or 'no reason given'}")
-    # False without a variant of the flag's own is the default that was passed in.
-    passed_in = found.reason == Reason.DEFAULT and found.variant in (None, PASSED_IN_DEFAULT)
-    if found.reason == Reason.DISABLED or (passed_in and found.value is False):
-        return None
-    return found.value if isinstance(found.value, bool) else _VARIANTS.get(found.value)
+    return EvaluationContext(key, {"phase": context.phase.value, "share": context.share})

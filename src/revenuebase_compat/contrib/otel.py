@@ -38,9 +38,8 @@ class CancelMetrics:
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:
-        meter = (meter_provider or get_meter_provider()).get_meter(
-            "revenuebase_compat", __version__
-        )
+        provider = meter_provider or get_meter_provider()
+        meter = provider.get_meter("revenuebase_compat", __version__)
         self._duration = meter.create_histogram(
             "revenuebase.cancel.duration",
             unit="s",
@@ -70,9 +69,7 @@ class CancelMetrics:
         self._requests.add(event.attempts - event.unsent, attributes)
 
 
-@cache
-def _metrics() -> CancelMetrics:
-    return CancelMetrics()
+_metrics = cache(CancelMetrics)
 
 
 def record(event: CancelEvent) -> None:

@@ -41,10 +41,9 @@ class Clock:
         from revenuebase_compat.core.dates import parse_date
 
         moment = parse_date(when)
-        moved = (moment - self.now).total_seconds()
-        self._sandbox.now = moment
         # Memories are measured on a clock that nobody can set, so they are aged instead.
-        memory.shift(moved)
+        memory.shift((moment - self.now).total_seconds())
+        self._sandbox.now = moment
 
     def advance(self, **units: float) -> None:
         """Move on by these units of a ``timedelta``: ``advance(days=1)``."""

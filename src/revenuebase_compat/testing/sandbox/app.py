@@ -17,11 +17,10 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader
 from pydantic import AfterValidator, BaseModel, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
-from starlette.concurrency import run_in_threadpool
 
 from revenuebase_compat.core.endpoints import ENDPOINTS
 
-from .jobs import ACTIVE, CANCELLED, ENDED, MEDIA_TYPES, Job, extension
+from .jobs import ACTIVE, CANCELLED, ENDED, MEDIA_TYPES, Job, extension, result_file
 
 
 def _valid(address: str) -> str:
@@ -31,9 +30,8 @@ def _valid(address: str) -> str:
     return address
 
 
-EmailAddress = Annotated[
-    str, AfterValidator(_valid), WithJsonSchema({"type": "string", "format": "email"})
-]
+EMAIL_SCHEMA = {"type": "string", "format": "email"}
+EmailAddress = Annotated[str, AfterValidator(_valid), WithJsonSchema(EMAIL_SCHEMA)]
 Metadata = Annotated[bool, Query(description="Include detailed metadata")]
 
 
@@ -82,15 +80,10 @@ OPERATIONS: dict[str, tuple[str, Any]] = {
 V1_MODELS: dict[str, Any] = {"credits": _answer("CreditsResponse", credits=int)}
 
 
-def default_envelope(code: str, message: str) -> Any:
-    """``{"detail": {"error": code, "message": message}}``."""
-    return {"detail": {"error": code, "message": message}}
-
-
 #: Where the code of a 400 stands is not published: forms that were seen or are plausible, by name.
 #: ``vendor``, that of the vendor's SDK's tests, is ``message-prose`` on v1 and ``message`` on v2.
 ENVELOPES: dict[str, Callable[[str, str], Any]] = {
-    "detail-error": default_envelope,
+    "detail-error": lambda code, message: {"detail": {"error": code, "message": message}},
     "detail-code": lambda code, message: {"detail": {"code": code, "message": message}},
     "detail": lambda code, message: {"detail": code},
     "detail-prose": lambda code, message: {"detail": message},
@@ -113,7 +106,10 @@ class Refused(Exception):
 
 
 class Api:
-    """What the operations do with a ``Sandbox``, each by the vendor's name of it on v2."""
+    """What the operations do with a ``Sandbox``, each by the vendor's name of it on v2.
+
+    Those that read whole files are no coroutines: FastAPI gives each a thread.
+    """
 
     def __init__(self, sandbox: Any) -> None:
         self.sandbox = sandbox
@@ -138,24 +134,20 @@ class Api:
         self.sandbox.credits -= verdict["status"] != "Unknown"
         return {"email": body.email, **verdict}
 
-    async def verify_email_batch(
-        self, requested_file: UploadFile, metadata: Metadata = False
-    ) -> Any:
+    def verify_email_batch(self, requested_file: UploadFile, metadata: Metadata = False) -> Any:
         name = requested_file.filename or ""
         if not extension(name):
             raise Refused(400, "invalid_extension", "File must be `.csv` or `.json`.")
         if not requested_file.size:
             raise Refused(400, "upload_error", "File upload failed. Contact support.")
-        file = requested_file.file
-        job = await run_in_threadpool(self.sandbox.upload, name, file, metadata)
+        job = self.sandbox.upload(name, requested_file.file, metadata)
         return _facts(job) | {"status": "PROCESSING QUEUED"}
 
-    async def batch_process_email(self, body: BatchEmailRequest, metadata: Metadata = False) -> Any:
-        known = {job.filename: job.content for job in self.sandbox.jobs.values()}
+    def batch_process_email(self, body: BatchEmailRequest, metadata: Metadata = False) -> Any:
+        known = {job.filename: job.content for job in [*self.sandbox.jobs.values()]}
         if body.filename not in known:
             raise Refused(400, "", "File not found.")
-        content = known[body.filename]
-        job = await run_in_threadpool(self.sandbox.start, body.filename, content, metadata)
+        job = self.sandbox.start(body.filename, known[body.filename], metadata)
         return _facts(job) | {"status": "PROCESSING QUEUED"}
 
     async def list_jobs(self) -> Any:
@@ -185,19 +177,19 @@ class Api:
         quoted = quote(job.filename, safe=" ")
         name = f'="{quoted}"' if quoted == job.filename else f"*=utf-8''{quote(job.filename)}"
         return StreamingResponse(
-            self.sandbox.result_of(job),
+            result_file(job, self.sandbox.judge),
             media_type=MEDIA_TYPES[extension(job.filename) or ".csv"],
             headers={"content-disposition": f"attachment; filename{name}"},
         )
 
 
-_KEY = APIKeyHeader(name="x-key", auto_error=False)
+Key = Annotated[str | None, Security(APIKeyHeader(name="x-key", auto_error=False))]
 
 
 def build_app(sandbox: Any) -> FastAPI:
     """The app before a sandbox's account; the sunset, faults and limits come before it."""
 
-    async def authenticate(key: Annotated[str | None, Security(_KEY)]) -> None:
+    async def authenticate(key: Key) -> None:
         if key != sandbox.api_key:
             raise Refused(401, "", "Not authenticated")
 
@@ -210,10 +202,9 @@ def build_app(sandbox: Any) -> FastAPI:
         envelope = sandbox.envelope
         if envelope == "vendor":
             envelope = "message-prose" if request.url.path.startswith("/v1/") else "message"
-        wrap = envelope if callable(envelope) else ENVELOPES[envelope]
         # Only those in "message" hold errors that have no code, too.
         coded = code or envelope in ("message", "message-prose")
-        body = wrap(code, message) if coded else {"detail": message}
+        body = ENVELOPES[envelope](code, message) if coded else {"detail": message}
         problem = "application/problem+json" if envelope == "problem" else None
         return JSONResponse(body, status, media_type=problem)
 

@@ -1,4 +1,4 @@
-"""A job of the sandbox, its file, and what verifying an address finds out."""
+"""A job of the sandbox, and its file."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ MAX_JSON = 64 * 1024 * 1024
 
 #: What verifying an address finds out: the columns that a result has beside the address.
 Verdict = dict[str, Any]
+#: Of an address, and whether metadata is asked for.
+Judge = Callable[[str, bool], Verdict]
 
 
 @dataclass
@@ -50,29 +52,7 @@ def extension(filename: str) -> str:
     return next((one for one in MEDIA_TYPES if filename.lower().endswith(one)), "")
 
 
-def verify(address: str, metadata: bool, mx_record_checked: object, now: datetime) -> Verdict:
-    """``invalid…@`` and ``@….invalid`` are Invalid, ``unknown…@`` is Unknown, others are Valid.
-
-    Metadata without a value is ``""`` where it is no bool: the vendor's SDK 0.2.1 expects that.
-    """
-    local, _, domain = address.lower().partition("@")
-    invalid = not domain or local.startswith("invalid") or domain.endswith(".invalid")
-    unknown = not invalid and local.startswith("unknown")
-    verdict = {"status": "Invalid" if invalid else "Unknown" if unknown else "Valid"}
-    if not metadata:
-        return verdict
-    return verdict | {
-        "domain": domain,
-        "timestamp": now.astimezone(timezone.utc).isoformat(timespec="seconds"),
-        "mx_record_present": None if unknown else not invalid,
-        "mx_record_checked": mx_record_checked,
-        "email_provider": "",
-        "security_gateway": "",
-        "reason": "no such mailbox" if invalid else "no answer" if unknown else "",
-    }
-
-
-def cost_of(job: Job, judge: Callable[[str], Verdict]) -> int | None:
+def cost_of(job: Job, judge: Judge) -> int | None:
     """A credit for each row that is Valid or Invalid; ``None`` where the file cannot be read."""
     try:
         return sum(found["status"] in ("Valid", "Invalid") for _, found in _rows(job, judge))
@@ -80,8 +60,8 @@ def cost_of(job: Job, judge: Callable[[str], Verdict]) -> int | None:
         return None
 
 
-def result_file(job: Job, judge: Callable[[str], Verdict]) -> Iterator[bytes]:
-    """A job's file, each row with its verdict."""
+def result_file(job: Job, judge: Judge) -> Iterator[bytes]:
+    """A job's file in pieces, each row with its verdict; those of a cancelled job are empty."""
     rows = _rows(job, judge)
     if extension(job.filename) == ".json":
         yield json.dumps([row | verdict for row, verdict in rows]).encode()
@@ -92,8 +72,13 @@ def result_file(job: Job, judge: Callable[[str], Verdict]) -> Iterator[bytes]:
         yield text.getvalue().encode()
 
 
-def _rows(job: Job, judge: Callable[[str], Verdict]) -> Iterator[tuple[Any, Verdict]]:
+def _rows(job: Job, judge: Judge) -> Iterator[tuple[Any, Verdict]]:
     """Rows, each with the verdict on the first address in it, or in a CSV's header its names."""
+
+    def judged(address: str) -> Verdict:
+        verdict = judge(address, job.metadata)
+        return dict.fromkeys(verdict, "") if job.status == "CANCELLED" else verdict
+
     raw = io.BytesIO(job.content) if isinstance(job.content, bytes) else job.content.open("rb")
     with io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
         if extension(job.filename) == ".json":
@@ -102,13 +87,15 @@ def _rows(job: Job, judge: Callable[[str], Verdict]) -> Iterator[tuple[Any, Verd
                 raise ValueError("no JSON array")
             for item in items:
                 row = item if isinstance(item, dict) else {"email": item}
-                yield row, judge(_address(row.values()))
+                yield row, judged(_address(row.values()))
             return
         for number, cells in enumerate(csv.reader(text)):
-            verdict = judge(_address(cells))
-            header = number == 0 and not _address(cells)
+            address = _address(cells)
+            verdict = judged(address)
+            if number == 0 and not address:  # the header
+                verdict = {name: name for name in verdict}
             if cells:
-                yield cells, dict(zip(verdict, verdict, strict=True)) if header else verdict
+                yield cells, verdict
 
 
 def _address(values: Iterable[object]) -> str:

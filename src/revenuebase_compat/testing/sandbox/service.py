@@ -1,7 +1,7 @@
 """The sandbox: the RevenueBase API as a local service, for trying out and for tests.
 
-It answers both versions as the vendor publishes them, on loopback only, by a clock that can be set,
-and plays outages on request. What is not published it takes from the vendor's SDK.
+It answers both versions as the vendor publishes them, on loopback only, by a clock that can be set.
+What is not published it takes from the vendor's SDK.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
+from email.utils import formatdate
 from http.client import responses as reason_phrases
+from itertools import chain, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO
 from uuid import uuid4
 
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from revenuebase_compat.client.serving import listen, make_server
 
-from .app import ENVELOPE_NAMES, build_app, default_envelope
-from .faults import VERSIONS, Faults, RateLimit
-from .jobs import SAMPLES, STATES, Job, Verdict, cost_of, extension, result_file, verify
+from .app import ENVELOPE_NAMES, build_app
+from .jobs import SAMPLES, STATES, Job, Verdict, cost_of, extension
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+VERSIONS = ("v1", "v2")
+
+# The status to answer, None for hanging up; and whether the request takes effect all the same.
+Fault = tuple[int | None, bool]
 
 
 @dataclass(frozen=True)
@@ -46,24 +49,22 @@ class RecordedRequest:
     version: str
 
 
-class Sandbox(Faults):
+class Sandbox:
     """The service, its account and its clock. Inside a ``with`` block it serves on ``base_url``.
 
     Every option is an attribute, too, and may be changed while it serves.
 
     Args:
         api_key: the account's key; rotating it changes it.
-        jobs: the jobs it holds, as ids (all ``QUEUED``) or with their states. They stay as they
-            are until they are cancelled; uploaded ones go on by themselves.
+        jobs: ids (all ``QUEUED``) or ids with states. They stay as they are until they are
+            cancelled; uploaded ones go on by themselves.
         now: its clock is set to this (aware) time, and runs on from there; ``None``: the real time.
         sunset: from that (aware) instant on every request to v1 is answered 410.
         port: 0 takes a free one.
         rate_limit: requests a key may make in a minute, the next one is a 429; told in
             ``X-RateLimit-*`` headers. ``None``: no limit and no such headers.
-        announce: whether v1's answers carry ``Deprecation``, ``Sunset`` and ``Link`` headers.
         cancelling_for: seconds for which a job stays ``CANCELLING`` before it is ``CANCELLED``.
-        envelope: how a 400 holds its code: one of ``ENVELOPE_NAMES``, or a callable that makes the
-            body of the code and the words.
+        envelope: how a 400 holds its code: one of ``ENVELOPE_NAMES``.
         credits: what the account has. A verified address that is ``Valid`` or ``Invalid`` costs
             one, a completed job one for each such row; at none, verifying is a 402.
         mx_record_checked: that field of the metadata: ``""``, ``"checked"``, a host's name, a
@@ -88,9 +89,8 @@ class Sandbox(Faults):
         sunset: datetime = datetime(2026, 7, 7, tzinfo=timezone.utc),
         port: int = 0,
         rate_limit: int | None = None,
-        announce: bool = False,
         cancelling_for: float = math.inf,
-        envelope: str | Callable[[str, str], Any] = default_envelope,
+        envelope: str = "detail-error",
         credits: int = 1000,
         mx_record_checked: str | bool | None = "",
         queued_for: float = 30.0,
@@ -98,20 +98,20 @@ class Sandbox(Faults):
         monotonic: Callable[[], float] = time.monotonic,
         on_request: Callable[[RecordedRequest], object] = lambda request: None,
     ) -> None:
-        super().__init__()
-        if isinstance(envelope, str) and envelope not in ENVELOPE_NAMES:
+        if envelope not in ENVELOPE_NAMES:
             raise ValueError(f"envelope is one of {', '.join(ENVELOPE_NAMES)}, not {envelope!r}")
         self._lock = threading.RLock()
         self._jobs: dict[int, Job] = {}
         self._changing: list[Job] = []  # those that go on by themselves
         self._set: tuple[datetime, float] | None = None  # the clock, and when it was set
-        self._limit = RateLimit()
+        self._faults: dict[str, Iterator[Fault]] = {}
+        self._hits: dict[bytes, list[float]] = {}  # by key: its requests of the last minute
         self.requests: list[RecordedRequest] = []
         self.monotonic, self.now, self.sunset = monotonic, now, _aware("sunset", sunset)
         self.api_key, self.port, self.credits, self.rate_limit = api_key, port, credits, rate_limit
         self.cancelling_for = cancelling_for
         self.queued_for, self.processing_for = queued_for, processing_for
-        self.announce, self.envelope, self.on_request = announce, envelope, on_request
+        self.envelope, self.on_request = envelope, on_request
         self.mx_record_checked = mx_record_checked
         for name in ("rate_limit", "cancelling_for", "credits", "queued_for", "processing_for"):
             number = getattr(self, name)
@@ -140,8 +140,23 @@ class Sandbox(Faults):
     @property
     def jobs(self) -> dict[int, Job]:
         """Its jobs by process id, as they are by its clock."""
+        following = {
+            "QUEUED": (self.queued_for, "PROCESSING"),
+            "PROCESSING": (self.processing_for, "COMPLETED"),
+            "CANCELLING": (self.cancelling_for, "CANCELLED"),
+        }
         with self._lock:
-            self._advance()
+            for job in self._changing:
+                while job.status in following:
+                    seconds, status = following[job.status]
+                    if (self.now - job.since).total_seconds() < seconds:
+                        break
+                    job.since += timedelta(seconds=seconds)
+                    job.status = status
+                    if status == "COMPLETED":
+                        job.status = "ERROR" if job.cost is None else status
+                        self.credits = max(0, self.credits - (job.cost or 0))
+            self._changing = [job for job in self._changing if job.status in following]
             return self._jobs
 
     def add_job(self, process_id: int, status: str = "QUEUED", filename: str | None = None) -> Job:
@@ -190,39 +205,55 @@ class Sandbox(Faults):
         return self.api_key
 
     def judge(self, address: str, metadata: bool = False) -> Verdict:
-        """What verifying an address finds out."""
-        return verify(address, metadata, self.mx_record_checked, self.now)
+        """``invalid…@`` and ``@….invalid`` are Invalid, ``unknown…@`` is Unknown, others are Valid.
 
-    def result_of(self, job: Job) -> Iterator[bytes]:
-        """A job's file with the results, in pieces; those of a cancelled job are empty."""
-
-        def judge(address: str) -> Verdict:
-            verdict = self.judge(address, job.metadata)
-            return dict.fromkeys(verdict, "") if job.status == "CANCELLED" else verdict
-
-        return result_file(job, judge)
-
-    def _advance(self) -> None:
-        """Let jobs go on by as much time as has passed."""
-        if not self._changing:
-            return
-        now = self.now
-        following = {
-            "QUEUED": (self.queued_for, "PROCESSING"),
-            "PROCESSING": (self.processing_for, "COMPLETED"),
-            "CANCELLING": (self.cancelling_for, "CANCELLED"),
+        Metadata without a value is ``""`` where it is no bool: the vendor's SDK 0.2.1 expects that.
+        """
+        local, _, domain = address.lower().partition("@")
+        invalid = not domain or local.startswith("invalid") or domain.endswith(".invalid")
+        unknown = not invalid and local.startswith("unknown")
+        verdict = {"status": "Invalid" if invalid else "Unknown" if unknown else "Valid"}
+        if not metadata:
+            return verdict
+        return verdict | {
+            "domain": domain,
+            "timestamp": self.now.astimezone(timezone.utc).isoformat(timespec="seconds"),
+            "mx_record_present": None if unknown else not invalid,
+            "mx_record_checked": self.mx_record_checked,
+            "email_provider": "",
+            "security_gateway": "",
+            "reason": "no such mailbox" if invalid else "no answer" if unknown else "",
         }
-        for job in self._changing:
-            while job.status in following:
-                seconds, status = following[job.status]
-                if (now - job.since).total_seconds() < seconds:
-                    break
-                job.since += timedelta(seconds=seconds)
-                job.status = status
-                if status == "COMPLETED":
-                    job.status = "ERROR" if job.cost is None else status
-                    self.credits = max(0, self.credits - (job.cost or 0))
-        self._changing = [job for job in self._changing if job.status in following]
+
+    def fail(
+        self, version: str, status: int, *, times: int | None = None, after_applying: bool = False
+    ) -> None:
+        """Answer ``status`` (400 to 599) to the next ``times`` requests of a version, or to all
+        until ``heal()``; ``after_applying``: do what is asked for before, as who fails late does.
+
+        Faults of a version are played in the order they were given.
+
+        Raises:
+            ValueError: there is no such version, or status.
+        """
+        if not 400 <= status <= 599:
+            raise ValueError(f"the status of a fault is 400 to 599, not {status!r}")
+        self._add_fault(version, (status, after_applying), times)
+
+    def drop(self, version: str, times: int = 1) -> None:
+        """Do what the next ``times`` requests ask for, then hang up without a word."""
+        self._add_fault(version, (None, True), times)
+
+    def heal(self, version: str | None = None) -> None:
+        """End the faults of a version, or all."""
+        for healed in VERSIONS if version is None else (version,):
+            self._faults.pop(healed, None)
+
+    def _add_fault(self, version: str, fault: Fault, times: int | None) -> None:
+        if version not in VERSIONS:
+            raise ValueError(f"a version is one of {', '.join(VERSIONS)}, not {version!r}")
+        played = repeat(fault) if times is None else repeat(fault, times)
+        self._faults[version] = chain(self._faults.get(version, ()), played)
 
     def __enter__(self) -> Sandbox:
         self._socket = listen("127.0.0.1", self.port)
@@ -252,18 +283,30 @@ class Sandbox(Faults):
                 self._thread.join(1)
         signal.signal(signal.SIGTERM, before)
 
+    def _count(self, key: bytes, now: datetime) -> tuple[bool, dict[str, str]]:
+        """Whether a request is one too many in a rolling minute, and what the headers say."""
+        limit = self.rate_limit
+        if limit is None:
+            return False, {}
+        second = now.timestamp()
+        hits = [hit for hit in self._hits.get(key, ()) if second - 60 < hit <= second]
+        over_limit = len(hits) >= limit
+        if not over_limit:
+            hits.append(second)
+        self._hits[key] = hits
+        return over_limit, {
+            "x-ratelimit-limit": str(limit),
+            "x-ratelimit-remaining": str(max(0, limit - len(hits))),
+            "x-ratelimit-reset": str(math.ceil(min(hits, default=second) + 60)),
+        }
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What concerns every request, whatever its route, between uvicorn and the app."""
         now, path = self.now, scope["path"]
         version = next((v for v in VERSIONS if path.startswith(f"/{v}/")), "")
         key = dict(scope["headers"]).get(b"x-key", b"")
-        over_limit, headers = self._limit.count(key, self.rate_limit, now)
-        headers["date"] = _http_date(now)
-        if self.announce and version == "v1":
-            # Nobody published since when v1 is deprecated: half a year's notice is made up.
-            since = int((self.sunset - timedelta(days=180)).timestamp())
-            headers |= {"deprecation": f"@{since}", "sunset": _http_date(self.sunset)}
-            headers["link"] = '</v2/jobs>; rel="successor-version"'
+        over_limit, headers = self._count(key, now)
+        headers["date"] = formatdate(now.timestamp(), usegmt=True)
 
         def record(status: int | None) -> None:
             self.requests.append(RecordedRequest(scope["method"], path, status, version))
@@ -293,7 +336,7 @@ class Sandbox(Faults):
             app = JSONResponse({"detail": "API v1 is retired. Use /v2/ instead."}, 410)
         elif over_limit:
             app = JSONResponse({"detail": "Rate limit exceeded"}, 429)
-        fault = self.next_fault(version)
+        fault = next(self._faults.get(version, iter(())), None)
         if fault:
             status, applied = fault
             if applied:
@@ -307,7 +350,3 @@ def _aware(name: str, value: datetime) -> datetime:
     if value.utcoffset() is None:
         raise ValueError(f"{name} needs a time zone, and {value!r} has none")
     return value
-
-
-def _http_date(instant: datetime) -> str:
-    return format_datetime(instant.astimezone(timezone.utc), usegmt=True)
