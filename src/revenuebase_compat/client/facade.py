@@ -1,8 +1,4 @@
-"""``Client``, ``AsyncClient`` and ``cancel_job``: two small drivers of the one flow.
-
-A driver does what the flow asks for, and sends back what came of it. Semantics live in
-``core``; what is sent, and how, in ``transport``.
-"""
+"""``Client``, ``AsyncClient`` and ``cancel_job``: the one flow of ``core``, driven in two ways."""
 
 from __future__ import annotations
 
@@ -36,7 +32,7 @@ T = TypeVar("T")
 
 
 class _Base:
-    """What both clients share: settings, clocks, and what listens."""
+    """What both clients share: the checks of what they are given, and the flows they drive."""
 
     runtime: Runtime
 
@@ -71,6 +67,21 @@ class _Base:
                 f"http_client is a {type(http_client).__module__}.{type(http_client).__name__}: "
                 f"give an httpx.{kind} or an httpx2.{kind}"
             )
+
+    def _cancel(
+        self,
+        context: calls.CallContext,
+        process_id: JobId,
+        wait: float | None,
+        already_cancelled: str | None,
+    ) -> cancellation.Flow:
+        self.runtime.send.check_open()
+        checked, seconds = check_process_id(process_id), check_wait(wait)
+        return cancellation.cancel(context, checked, seconds, already_cancelled=already_cancelled)
+
+    def _get_job(self, context: calls.CallContext, process_id: JobId) -> cancellation.Steps[Job]:
+        self.runtime.send.check_open()
+        return cancellation.get_job(context, check_process_id(process_id))
 
     def _route(self, process_id: JobId) -> Generator[EvaluateFlag, bool | None, Route]:
         context = self.runtime.context()
@@ -138,12 +149,8 @@ class Client(_Base):
                 complete before it could be cancelled. What does not come from the transport (the
                 time limit of a signal handler, say) is raised as it is.
         """
-        self._send.check_open()
-        checked, seconds = check_process_id(process_id), check_wait(wait)
         context = self.runtime.context()
-        return self.runtime.drive(
-            cancellation.cancel(context, checked, seconds, already_cancelled=already_cancelled)
-        )
+        return self.runtime.drive(self._cancel(context, process_id, wait, already_cancelled))
 
     def get_job(self, process_id: JobId) -> Job:
         """Read a job's status, on whichever version the settings lead to.
@@ -154,10 +161,7 @@ class Client(_Base):
             JobNotFoundError: there is no such job, or it is not yours.
             CancelError: another of its subclasses.
         """
-        self._send.check_open()
-        return self.runtime.drive(
-            cancellation.get_job(self.runtime.context(), check_process_id(process_id))
-        )
+        return self.runtime.drive(self._get_job(self.runtime.context(), process_id))
 
     def cancel_jobs(
         self,
@@ -253,23 +257,15 @@ class AsyncClient(_Base):
     ) -> Coroutine[Any, Any, CancelResult]:
         """As ``Client.cancel_job``, to be awaited."""
         context = self.runtime.context(notices.call_site())
-        return self._drive(
-            lambda: cancellation.cancel(
-                context,
-                check_process_id(process_id),
-                check_wait(wait),
-                already_cancelled=already_cancelled,
-            )
-        )
+        return self._drive(self._cancel, context, process_id, wait, already_cancelled)
 
     def get_job(self, process_id: JobId) -> Coroutine[Any, Any, Job]:
         """As ``Client.get_job``, to be awaited."""
         context = self.runtime.context(notices.call_site())
-        return self._drive(lambda: cancellation.get_job(context, check_process_id(process_id)))
+        return self._drive(self._get_job, context, process_id)
 
-    async def _drive(self, begin: Callable[[], cancellation.Steps[T]]) -> T:
-        self._send.check_open()
-        return await self.runtime.drive_async(begin())
+    async def _drive(self, begin: Callable[..., cancellation.Steps[T]], *arguments: Any) -> T:
+        return await self.runtime.drive_async(begin(*arguments))
 
     def cancel_jobs(
         self,

@@ -67,9 +67,7 @@ class Jobs:
             kind = "one text" if isinstance(ids, str | bytes) else f"a {type(ids).__name__}"
             raise ConfigurationError(f"process_ids is {kind}: give a list of ids")
         self._stop_on = kinds if isinstance(kinds, tuple) else (kinds,)
-        if not all(
-            isinstance(kind, type) and issubclass(kind, CancelError) for kind in self._stop_on
-        ):
+        if not all(isinstance(one, type) and issubclass(one, CancelError) for one in self._stop_on):
             raise ConfigurationError(f"stop_on {kinds!r}: give classes of errors of this package")
         self.wait = check_wait(self.wait)
         self.most = most if self.wait is None else max(most, WAITING)
@@ -98,13 +96,9 @@ class Jobs:
 
         def begin() -> cancellation.Flow:
             self.runtime.send.check_open()
-            return cancellation.cancel(
-                context,
-                check_process_id(process_id),
-                self.wait,
-                self.on_status,
-                on_end=events.append,
-            )
+            checked = check_process_id(process_id)
+            end = events.append
+            return cancellation.cancel(context, checked, self.wait, self.on_status, on_end=end)
 
         return paced(begin, self.limiter, context)
 
@@ -146,7 +140,8 @@ class _Threads(Jobs):
     def _sleep(self, seconds: float) -> None:
         if self.runtime.sleep is time.sleep:
             until = time.monotonic() + seconds
-            while not self._over() and (left := until - time.monotonic()) > 0:
+            while (left := until - time.monotonic()) > 0:
+                self._check()
                 time.sleep(min(left, SLICE))
         else:
             self.runtime.sleep(seconds)
@@ -157,11 +152,8 @@ class _Threads(Jobs):
         return self.runtime.send(request, timeout, left)
 
     def _check(self) -> None:
-        if self._over():
+        if self.closed or self.runtime.send.closed:
             raise _Closed
-
-    def _over(self) -> bool:
-        return self.closed or self.runtime.send.closed
 
     def start(self) -> None:
         """Have the granted job taken by a new thread, or by one that is about to be free.

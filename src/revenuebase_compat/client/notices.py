@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 from revenuebase_compat.core.calls import Notice, NoticeKind
 from revenuebase_compat.core.endpoints import CANCEL, Endpoint
@@ -65,17 +65,19 @@ def warn_at(site: CallSite, message: str) -> None:
     )
 
 
-def log(key: object, level: Level, message: str | Callable[[], str], at: float) -> None:
+def log(
+    key: object, level: Level, message: str | Callable[[], str], at: float, **extra: object
+) -> None:
     """Log, unless the same key was logged within the last hour; ``at`` is monotonic.
 
     The words may be given as a function, which is called only if they are said.
     """
     left_out = memory.throttle.suppressed(key, at)
     if left_out is not None:
-        _say(level, message if isinstance(message, str) else message(), left_out)
+        _say(level, message if isinstance(message, str) else message(), left_out, **extra)
 
 
-def _say(level: Level, message: str, left_out: int, **extra: Any) -> None:
+def _say(level: Level, message: str, left_out: int, **extra: object) -> None:
     if left_out:
         message += f" ({left_out} like this were left out since it was last said)"
     import logging  # with no notice, a tenth of what importing cancel_job costs
@@ -90,9 +92,7 @@ def _say(level: Level, message: str, left_out: int, **extra: Any) -> None:
 def log_left(call: str, successor: str | None, stage: Phase, words: str) -> None:
     """Log that somebody's request is left to v1."""
     level: Level = "info" if stage is Phase.DEPRECATED else "warning"
-    left_out = memory.throttle.suppressed(("left", call), time.monotonic())
-    if left_out is not None:
-        _say(level, words, left_out, successor=successor)
+    log(("left", call), level, words, time.monotonic(), successor=successor)
 
 
 def tell(notice: Notice, site: CallSite | None = None) -> None:

@@ -1,8 +1,4 @@
-"""What a call is given of the outside, made in one place, and the two loops that drive it.
-
-``Runtime.context`` makes what the flow of a call reads and tells; ``drive`` and ``drive_async`` do
-what the flow asks for (``core.cancellation`` lists its commands), and send back what came of it.
-"""
+"""What a call is given of the outside, and the two loops that do what its flow asks for."""
 
 from __future__ import annotations
 
@@ -67,23 +63,15 @@ def emit(settings: Settings, event: CancelEvent) -> None:
 
 
 class Runtime(NamedTuple):
-    """Settings, clocks and sender of one client.
-
-    Attributes:
-        settings: how jobs are cancelled.
-        clock: gives the time (aware).
-        monotonic: gives seconds.
-        random: gives a number in [0, 1).
-        sleep: waits seconds; to be awaited for an asynchronous client.
-        send: sends the request of a ``SendRequest``, and gives what came of it; likewise.
-        ask: asks the flag; likewise.
-    """
+    """Settings, clocks and sender of one client, whose arguments are explained there."""
 
     settings: Settings
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
     random: Callable[[], float]
+    #: This and the rest are awaited for an asynchronous client.
     sleep: Callable[[float], Any]
+    #: Called with the fields of a ``SendRequest``; gives what came of it.
     send: Any
     ask: Callable[..., Any] = flags.ask
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, cast
 
@@ -14,12 +14,14 @@ from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoRespons
 from revenuebase_compat.core.endpoints import Request
 from revenuebase_compat.core.settings import Settings
 
-from .transport import Connection, Sender, decoded
+from .transport import Sender, decoded
 from .transport_errors import no_response_from, raise_foreign
-from .watchdog import Attempt, RemainingTimeouts, place
+from .watchdog import Attempt, place
 
 if TYPE_CHECKING:
     import httpx
+
+    from .factory import Connection
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout as asyncio_timeout
@@ -47,10 +49,10 @@ else:  # pragma: no cover (one branch per Python)
                 raise TimeoutError
 
 
-class AsyncSender(Sender[Awaitable["httpx.Response"]]):
+class AsyncSender(Sender):
     """Sends for ``AsyncClient``; a pool per event loop, as connections belong to one."""
 
-    _made_by = ("AsyncClient", "AsyncHTTPTransport", "handle_async_request", "aclose")
+    asynchronous = True
 
     def __init__(
         self,
@@ -84,13 +86,13 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
             pool.room.release()
 
     async def _exchange(self, pool: _Pool, request: Request, timeout: float) -> AttemptOutcome:
-        prepared = self._request(request)
-        connection = pool.free.pop() if pool.free else self._make()
-        attempt = Attempt(timeout, None)
-        left = RemainingTimeouts(attempt, prepared.extensions, attempt.trace_async)
+        prepared = self._factory.request(request)
+        connection = pool.free.pop() if pool.free else self._factory.connection()
+        attempt = Attempt(timeout, prepared.extensions)
+        attempt.asynchronous = True
         try:
             async with asyncio_timeout(timeout):
-                prepared.extensions["timeout"] = left
+                prepared.extensions["timeout"] = attempt
                 answer = await _read_async(await connection.send(prepared))
         except BaseException as error:
             await connection.close()
@@ -109,7 +111,7 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
     async def _send_theirs(self, request: Request, timeout: float) -> AttemptOutcome:
         phases = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         try:
-            prepared = self._request(request, phases)
+            prepared = self._factory.request_of(self._theirs, request, phases)
             async with asyncio_timeout(timeout):
                 return await _read_async(
                     await self._theirs.send(prepared, stream=True, follow_redirects=False)
@@ -122,7 +124,7 @@ class AsyncSender(Sender[Awaitable["httpx.Response"]]):
         if self._place != place():
             # Kept, not closed: closing would unregister the parent's sockets from its selector.
             self._inherited.append(self._pools)
-            self._pools, self._place, self._context = {}, place(), None
+            self._pools, self._place, self._made = {}, place(), None
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
@@ -146,7 +148,7 @@ class _Pool:
     """The connections of one event loop."""
 
     def __init__(self, most: int) -> None:
-        self.free: _Free = deque()
+        self.free: deque[Connection] = deque()
         #: For how many requests at once there is room.
         self.room = asyncio.Semaphore(most)
         # An event loop that ends closes its asynchronous generators (``asyncio.run`` does).
@@ -181,6 +183,3 @@ async def _read_async(response: httpx.Response) -> AttemptOutcome:
     finally:
         await response.aclose()
     return unpack(response.status_code, response.headers.raw, bytes(body))
-
-
-_Free = deque[Connection[Awaitable["httpx.Response"]]]

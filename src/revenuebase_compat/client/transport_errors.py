@@ -8,7 +8,7 @@ modules and classes, so that httpx2's count as well.
 from __future__ import annotations
 
 import errno
-import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, TracebackType
 from typing import Any
@@ -47,7 +47,7 @@ def _foreign(error: BaseException) -> BaseException | None:
     Its traceback is rid of the transport's frames, whose locals hold the key. A handler's own
     ``TimeoutError`` comes out of httpcore as a ``ReadTimeout``, so the origin is looked at.
     """
-    if isinstance(error, OSError) or any(_is_transport(kind) for kind in type(error).__mro__):
+    if isinstance(error, OSError) or any(_is_transport(c.__module__) for c in type(error).__mro__):
         handlers = set(_signal_handlers())
         chain = [one for one in _causes(error) if not handlers.isdisjoint(_codes(one))]
         if not chain:
@@ -69,8 +69,8 @@ def no_response_from(error: BaseException, attempt: Attempt | None = None) -> No
     return NoResponse(f"{type(error).__name__}: {error}", sent)
 
 
-def _is_transport(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in _TRANSPORTS
+def _is_transport(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in _TRANSPORTS
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -93,7 +93,8 @@ def _codes(error: BaseException) -> Iterator[CodeType]:
 
 
 def _signal_handlers() -> Iterator[CodeType]:
-    for number in signal.valid_signals():
+    signal: Any = sys.modules.get("signal")  # loaded by whoever has set a handler
+    for number in signal.valid_signals() if signal else ():
         handler: Any = signal.getsignal(number)
         if callable(handler):
             handler = getattr(handler, "func", handler)  # functools.partial
@@ -106,7 +107,6 @@ def _signal_handlers() -> Iterator[CodeType]:
 def _without_transport(traceback: TracebackType | None) -> TracebackType | None:
     rest: TracebackType | None = None
     for one in reversed(list(_frames(traceback))):
-        name = one.tb_frame.f_globals.get("__name__") or ""
-        if name.partition(".")[0] not in _TRANSPORTS:
+        if not _is_transport(one.tb_frame.f_globals.get("__name__")):
             rest = TracebackType(rest, one.tb_frame, one.tb_lasti, one.tb_lineno)
     return rest

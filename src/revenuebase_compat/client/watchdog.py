@@ -3,9 +3,6 @@
 httpx bounds each read, not their sum, so a server that sends a byte now and then could hold a
 synchronous caller for ever. One daemon thread per process, asleep until the nearest deadline,
 ends that: ``shutdown()`` wakes whoever reads. The asynchronous client has ``asyncio`` for it.
-
-Lock and thread are made on first use, and again after a fork, and after gevent or eventlet have
-put others in their place.
 """
 
 from __future__ import annotations
@@ -25,52 +22,73 @@ def place() -> tuple[object, ...]:
     return os.getpid(), socket.socket, threading.Lock
 
 
-class Attempt:
-    """One attempt and its deadline; ``socket`` is set as soon as it is known."""
+class Attempt(dict[str, float]):
+    """One attempt: its deadline, and what is known of its connection.
 
-    overdue = False
-    #: Whether any of the request may have left.
-    sent = False
-    _connecting: socket.socket | None = None
+    It is httpx's ``timeout`` extension as well, and says what is left when a phase begins. Of
+    ``extensions``, the request's, it has a connection traced while it is being made: on one that
+    was kept, the ten calls of a trace would cost more than all of the flow. ``addresses`` tells
+    among how many the time to connect is shared.
+    """
+
+    #: That of the connection, as soon as it is known.
+    socket: Any = None
+    #: Whether the time was up, and whether any of the request may have left.
+    overdue = sent = False
+    asynchronous = False
+    _connecting: Any = None
     _stream: Any = None
     _tunnelling = False
 
-    def __init__(self, timeout: float, known: socket.socket | None) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        extensions: dict[str, Any] | None = None,
+        addresses: Callable[[], int] | None = None,
+    ) -> None:
         self.deadline = time.monotonic() + timeout
-        self.socket = known
+        self._extensions = extensions
+        self._addresses = addresses
+
+    def get(self, phase: str, default: Any = None) -> float:
+        """Seconds for a phase of httpx's: ``pool``, ``connect``, ``write`` or ``read``."""
+        if phase == "write":
+            # The request is about to leave, unless it is a CONNECT to a proxy.
+            self.sent = self.sent or not self._tunnelling
+        if phase != "connect":
+            return max(self.deadline - time.monotonic(), 0.001)
+        if self._extensions is not None:
+            self._extensions["trace"] = self.trace_async if self.asynchronous else self.trace
+        # Read once, it counts for each address of the host in turn, and again for TLS.
+        shares = (self._addresses() if self._addresses else 1) + 1
+        left = self.deadline - time.monotonic()
+        if left <= 0:  # the look-up took it all, and httpx would begin with another
+            raise TimeoutError
+        return left / shares
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         """httpx's ``trace`` extension: learns of a connection while it is being made."""
-        if event.endswith("connect_tcp.complete"):
-            # A duplicate, as TLS will take the original over, and may hang in its handshake.
-            self.release()
+        if event.endswith("send_request_headers.started"):
+            self._tunnelling = info["request"].method == b"CONNECT"
+        elif event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._stream = info["return_value"]
-            try:
-                self.socket = self._connecting = self._stream.get_extra_info("socket").dup()
-            except OSError:  # no file descriptor is left to watch with: nothing is sent
-                self._stream.close()
-                raise
-            if self.overdue:
-                self.shut_down()
-        else:
-            self._follow(event, info)
+            if not self.asynchronous and event.endswith("connect_tcp.complete"):
+                self._watch_connecting()
 
     async def trace_async(self, event: str, info: dict[str, Any]) -> None:
         """The same for ``asyncio``, which has the deadline in hand."""
-        if event.endswith("connect_tcp.complete"):
-            self._stream = info["return_value"]
-        else:
-            self._follow(event, info)
+        self.trace(event, info)
 
-    def _follow(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith("start_tls.complete"):
-            self._stream = info["return_value"]
-        elif event.endswith("send_request_headers.started"):
-            self._tunnelling = info["request"].method == b"CONNECT"
-
-    def writes(self) -> None:
-        """Something is about to be written: the request, unless it is a CONNECT to a proxy."""
-        self.sent = self.sent or not self._tunnelling
+    def _watch_connecting(self) -> None:
+        # A duplicate, as TLS will take the original over, and may hang in its handshake.
+        self.release()
+        try:
+            self.socket = self._connecting = self._stream.get_extra_info("socket").dup()
+        except OSError:  # no file descriptor is left to watch with: nothing is sent
+            self._stream.close()
+            raise
+        if self.overdue:
+            self.shut_down()
 
     async def close_async(self) -> None:
         """Close a new connection, which httpcore forgets if its TLS handshake is cancelled."""
@@ -103,44 +121,8 @@ class Attempt:
             self._connecting = None
 
 
-class RemainingTimeouts(dict[str, float]):
-    """httpx's ``timeout`` extension, as what is left when a phase of the attempt begins.
-
-    ``extensions`` are the request's, which has a connection traced while it is being made: on
-    one that was kept, the ten calls of a trace would cost more than all of the flow.
-    ``addresses`` tells among how many the time to connect is shared.
-    """
-
-    def __init__(
-        self,
-        attempt: Attempt,
-        extensions: dict[str, Any] | None = None,
-        trace: Callable[[str, dict[str, Any]], object] | None = None,
-        addresses: Callable[[], int] | None = None,
-    ) -> None:
-        super().__init__()
-        self._attempt = attempt
-        self._trace = trace
-        self._extensions = extensions
-        self._addresses = addresses
-
-    def get(self, phase: str, default: Any = None) -> float:
-        if phase == "write":
-            self._attempt.writes()
-        if phase != "connect":
-            return max(self._attempt.deadline - time.monotonic(), 0.001)
-        if self._extensions is not None:
-            self._extensions["trace"] = self._trace
-        # Read once, it counts for each address of the host in turn, and again for TLS.
-        shares = (self._addresses() if self._addresses else 1) + 1
-        left = self._attempt.deadline - time.monotonic()
-        if left <= 0:  # the look-up took it all, and httpx would begin with another
-            raise TimeoutError
-        return left / shares
-
-
 class DeadlineWatchdog:
-    """All attempts under way, and the thread that ends the overdue ones."""
+    """All attempts under way, and the thread that ends the overdue ones; of use in one place."""
 
     def __init__(self) -> None:
         self.made_in = place()
@@ -148,14 +130,15 @@ class DeadlineWatchdog:
         # locked; reentrant, as a signal handler may send while its own thread is in here.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._attempts: set[Attempt] = set()
+        #: By ``id()``, as an attempt is a dict to httpx.
+        self._attempts: dict[int, Attempt] = {}
         self._wakes_at = float("inf")
         self._running = False
 
     def start(self, attempt: Attempt) -> None:
         """Begin to watch an attempt; ``finish`` must follow."""
         with self._lock:
-            self._attempts.add(attempt)
+            self._attempts[id(attempt)] = attempt
             if not self._running:
                 with suppress(RuntimeError):  # from Python 3.12 on, while the interpreter ends
                     threading.Thread(
@@ -169,17 +152,18 @@ class DeadlineWatchdog:
     def finish(self, attempt: Attempt) -> None:
         """Stop watching: after this, the connection is no longer touched."""
         with self._lock:
-            self._attempts.discard(attempt)
+            self._attempts.pop(id(attempt), None)
         attempt.release()
 
     def _run(self) -> None:
         with self._lock:
             while True:
                 now = time.monotonic()
-                for attempt in [one for one in self._attempts if one.deadline <= now]:
-                    self._attempts.discard(attempt)
+                attempts = self._attempts.values()
+                for attempt in [one for one in attempts if one.deadline <= now]:
+                    del self._attempts[id(attempt)]
                     attempt.shut_down()
-                self._wakes_at = min((one.deadline for one in self._attempts), default=now + 60)
+                self._wakes_at = min((one.deadline for one in attempts), default=now + 60)
                 if not self._changed.wait(self._wakes_at - now) and not self._attempts:
                     self._running = False  # nothing for a minute; the next attempt starts another
                     return

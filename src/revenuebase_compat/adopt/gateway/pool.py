@@ -19,7 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import h11
 
-from revenuebase_compat.client.transport import IDLE_FOR, needs_proxy, tls_context
+from revenuebase_compat.client.factory import needs_proxy, tls_context
+from revenuebase_compat.client.transport import IDLE_FOR
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
