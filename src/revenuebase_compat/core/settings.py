@@ -20,6 +20,8 @@ from .errors import ConfigurationError, shown
 from .routes import V1, V1_SUNSET, V2
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
     from .events import CancelEvent, RouteContext
 
 DEFAULT_BASE_URL = "https://api.revenuebase.ai"
@@ -245,7 +247,9 @@ def _guard_key(value: object) -> tuple[Secret | None, str]:
     return key if text else None, ""
 
 
-_BASE_URL = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[a-z0-9._~/-]*)?"
+_LABEL = r"[a-z0-9_-]{1,63}"
+_HOST = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9a-f:.]+\]"
+_BASE_URL = rf"https?://({_HOST})(:[0-9]{{1,5}})?(/[a-z0-9._~/-]*)?"
 
 
 def _base_url(value: object) -> str:
@@ -264,6 +268,9 @@ def _base_url(value: object) -> str:
         _refuse("base_url", value, f"{error}; {right}")
     if not host or port == 0 or any(part in (".", "..") for part in parts.path.split("/")):
         _refuse("base_url", value, right)
+    # As browsers and httpx have it, a host whose last label is a number is an address.
+    if (":" in host or host.split(".")[-1].isdigit()) and _address(host) is None:
+        _refuse("base_url", value, f"{host} is no IP address; {right}")
     if parts.scheme == "http" and not is_loopback(host):
         _refuse("base_url", value, f"the key would travel in the clear; {right}")
     netloc = f"[{host}]" if ":" in host else host
@@ -274,14 +281,17 @@ def _base_url(value: object) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address never leaves this machine."""
-    if host == "localhost":
-        return True
+    address = None if host == "localhost" else _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
     from ipaddress import ip_address
 
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host)
     except ValueError:
-        return False
+        return None
 
 
 def _admitted(value: object) -> tuple[bool, bool]:
