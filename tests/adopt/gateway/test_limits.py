@@ -253,6 +253,38 @@ def test_a_request_that_takes_long_is_no_late_head() -> None:
             assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_client_that_never_reads_is_cut_off_and_a_slow_one_is_not(reads: bool) -> None:
+    size = 12 * 1024 * 1024
+    ended = threading.Event()
+
+    def handle(connection: Connection) -> None:
+        connection.head()
+        with suppress(OSError):
+            connection.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            connection.sock.sendall(bytes(size))
+        connection.ended()
+        ended.set()
+
+    with Upstream(handle) as upstream:
+        gateway = Gateway(Settings(timeout=0.5), upstream.base_url)
+        with served(gateway) as running, socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            sock.settimeout(10)
+            sock.connect(("127.0.0.1", running.port))
+            sock.sendall(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            if not reads:
+                assert ended.wait(5)
+                return
+            got, slow_until = 0, time.monotonic() + 2
+            while got < size:
+                chunk = sock.recv(32 * 1024)
+                assert chunk
+                got += len(chunk)
+                if time.monotonic() < slow_until:
+                    time.sleep(0.1)
+
+
 # --- connections and descriptors --------------------------------------------------------------
 
 

@@ -57,12 +57,32 @@ def _limit_hit(what: str) -> None:
     notices.log(("gateway", what), "warning", f"the gateway {what}", time.monotonic())
 
 
-class _Protocol(H11Protocol):
-    """uvicorn's, with a limit on connections, and a time for a head to arrive."""
+def _unread(transport: asyncio.Transport) -> int:
+    """Bytes that the client's side has not taken: ours, and where it can be asked the kernel's.
 
-    def __init__(self, max_connections: int, head_timeout: float, **options: Any) -> None:
+    The kernel's buffer holds megabytes, and takes more only once a good part of it is free.
+    """
+    size = transport.get_write_buffer_size()
+    with suppress(ImportError, OSError):  # Windows has no such call
+        import fcntl
+        import termios
+
+        fd = transport.get_extra_info("socket").fileno()
+        held = fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))
+        size += int.from_bytes(held, sys.byteorder)
+    return size
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, with limits: of connections, and of waiting for a head or a reader."""
+
+    def __init__(
+        self, max_connections: int, head_timeout: float, drain_timeout: float, **options: Any
+    ) -> None:
         super().__init__(**options)
         self._most, self._head_timeout = max_connections, head_timeout
+        self._drain_timeout = drain_timeout
+        self._drain_timer: asyncio.TimerHandle | None = None
         self._refused = False
 
     def connection_made(self, transport: Any) -> None:
@@ -89,8 +109,32 @@ class _Protocol(H11Protocol):
         _limit_hit(f"closes connections on which no request came in {self._head_timeout:g} s")
         self.transport.abort()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_drain()
+
+    def resume_writing(self) -> None:
+        self._stop_waiting_for_drain()
+        super().resume_writing()
+
+    def _wait_for_drain(self) -> None:
+        waiting = _unread(self.transport)
+        self._drain_timer = self.loop.call_later(self._drain_timeout, self._look_at_drain, waiting)
+
+    def _look_at_drain(self, before: int) -> None:
+        if _unread(self.transport) < before:  # slow, but it reads
+            self._wait_for_drain()
+        else:
+            _limit_hit(f"closes connections that read nothing in {self._drain_timeout:g} s")
+            self.transport.abort()
+
+    def _stop_waiting_for_drain(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_timer.cancel()
+        self._stop_waiting_for_drain()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -127,7 +171,7 @@ class Server(uvicorn.Server):
         self._gateway, self._on_ready = gateway, on_ready
         config = serving.make_config(
             gateway,
-            http=partial(_Protocol, max_connections, head_timeout),
+            http=partial(_Protocol, max_connections, head_timeout, gateway.settings.timeout),
             backlog=_BATCH,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=math.ceil(gateway.settings.timeout),
