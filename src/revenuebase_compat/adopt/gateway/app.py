@@ -108,7 +108,8 @@ class Gateway:
         finally:
             incoming.unwatch()
             seconds = time.perf_counter() - began
-            self.operators.finished(incoming, call.endpoint, call.fate, call.status, seconds)
+            kind = call.endpoint.name if call.endpoint else "other"
+            self.operators.finished(incoming, kind, call.fate, call.status, seconds)
             if self.report is not None and call.fate and call.fate != "passed":
                 self.report.record(call.name, call.fate, "gateway")
 
