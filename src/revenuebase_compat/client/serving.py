@@ -26,31 +26,23 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def make_server(
-    app: Callable[..., Any], on_ready: Callable[[], object] = lambda: None, **options: Any
-) -> uvicorn.Server:
-    """A uvicorn server for an ASGI app that writes nothing by itself and adds no headers.
+def make_server(app: Callable[..., Any], **options: Any) -> uvicorn.Server:
+    """A uvicorn server with that configuration."""
+    import uvicorn
+
+    return uvicorn.Server(make_config(app, **options))
+
+
+def make_config(app: Callable[..., Any], **options: Any) -> uvicorn.Config:
+    """For a server that writes nothing by itself and adds no headers.
 
     Args:
-        app: called with scope, receive and send.
-        on_ready: called once requests are taken.
+        app: an ASGI app, called with scope, receive and send.
         options: of ``uvicorn.Config``, beside and above those given here.
 
     Raises:
         ImportError: uvicorn is not installed.
     """
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            on_ready()
-
-    return Server(make_config(app, **options))
-
-
-def make_config(app: Callable[..., Any], **options: Any) -> uvicorn.Config:
-    """The configuration of such a server, for one that is made otherwise."""
     import uvicorn
 
     ours: dict[str, Any] = {

@@ -108,12 +108,11 @@ class Gateway:
         finally:
             incoming.unwatch()
             seconds = time.perf_counter() - began
-            self.operators.finished(incoming, call.endpoint, call.fate, call.status, seconds)
+            self.operators.finished(incoming, call.kind, call.fate, call.status, seconds)
             if self.report is not None and call.fate and call.fate != "passed":
                 self.report.record(call.name, call.fate, "gateway")
 
     async def _own(self, incoming: Incoming) -> Answer | None:
-        """The answer of the gateway's own paths."""
         path = incoming.path
         if not path.startswith("/-/"):
             return None
@@ -132,14 +131,13 @@ class _Call:
     """One request of a client's, from its head to the end of its answer.
 
     Attributes:
-        endpoint: the v1 endpoint it asks for, if any; ``name`` is what to call it.
+        kind: the name of the v1 endpoint it asks for, or ``other``; ``name`` is what to call it.
         fate: what becomes of it; ``None`` until something is about to be sent.
         status: the answer's; 0 until there is one.
     """
 
     def __init__(self, gateway: Gateway, incoming: Incoming, send: Send) -> None:
-        self.endpoint: Endpoint | None = None
-        self.name = ""
+        self.kind, self.name = "other", ""
         self.fate: Fate | Literal["passed"] | None = None
         self.status = 0
         self._gateway, self._incoming, self._send = gateway, incoming, send
@@ -186,13 +184,14 @@ class _Call:
     async def _answer(self) -> Answer:
         gateway, incoming = self._gateway, self._incoming
         incoming.target = gateway.prefix + incoming.target
-        self.endpoint = endpoint = rewrite.recognise(
+        endpoint = rewrite.recognise(
             self._settings.base_url, incoming.method, *gateway.origin, incoming.target
         )
         body = incoming.body() if incoming.has_body else None
         if endpoint is None:
             self.fate = "passed"
             return await self._forward(body)
+        self.kind = endpoint.name
         # Not the path of an unknown one, which may hold anything.
         self.name = endpoint.call if endpoint.method else f"{incoming.method} /v1/…"
         if endpoint not in (UPLOAD, DOWNLOAD):  # these may take as long as their files are large
@@ -215,7 +214,6 @@ class _Call:
     async def _move(
         self, endpoint: Endpoint, process_id: int | None, body: Chunks | None
     ) -> Answer:
-        """What comes of a request that has a successor."""
         # A streamed body can be sent once; one that names a job is dropped on the way to v2.
         steps = rewrite.move(self._gateway.context, endpoint, process_id, replayable=body is None)
         moved: Request | None = None

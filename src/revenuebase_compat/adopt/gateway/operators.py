@@ -9,7 +9,7 @@ from time import monotonic
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from revenuebase_compat.adopt.report import FATES
-from revenuebase_compat.core.endpoints import ENDPOINTS, Endpoint
+from revenuebase_compat.core.endpoints import ENDPOINTS
 
 from .messages import Incoming
 from .pool import UPSTREAM_ERRORS, Pool
@@ -49,19 +49,15 @@ class Operators:
         return generate_latest(self._registry)
 
     def finished(
-        self,
-        incoming: Incoming,
-        endpoint: Endpoint | None,
-        fate: str | None,
-        status: int,
-        seconds: float,
+        self, incoming: Incoming, kind: str, fate: str | None, status: int, seconds: float
     ) -> None:
         """A request has ended; ``status`` 0: its client left before there was an answer.
 
-        Its line in the access log never holds query, headers or body.
+        ``kind`` is the endpoint's name, or ``other``. The access log never holds query, headers
+        or body.
         """
         if fate is not None:
-            self._requests[endpoint.name if endpoint else "other", fate].inc()
+            self._requests[kind, fate].inc()
             self._seconds.observe(seconds)
         if status:
             self._answers.labels(status).inc()

@@ -229,9 +229,8 @@ class Pool:
 
     def forget(self, connection: Connection) -> None:
         """It is closed, or being closed."""
-        timer = self.free.pop(connection, None)
-        if timer is not None:
-            timer.cancel()
+        if connection in self.free:
+            self.free.pop(connection).cancel()
 
     def close(self) -> None:
         """Close what is idle; what is in use closes when its exchange ends."""

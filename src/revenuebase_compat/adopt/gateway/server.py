@@ -114,7 +114,8 @@ class _Protocol(H11Protocol):
         self._wait_for_drain()
 
     def resume_writing(self) -> None:
-        self._stop_waiting_for_drain()
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
         super().resume_writing()
 
     def _wait_for_drain(self) -> None:
@@ -128,13 +129,9 @@ class _Protocol(H11Protocol):
             _limit_hit(f"closes connections that read nothing in {self._drain_timeout:g} s")
             self.transport.abort()
 
-    def _stop_waiting_for_drain(self) -> None:
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_timer.cancel()
-        self._stop_waiting_for_drain()
+        self.resume_writing()  # ends the wait for a reader
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
