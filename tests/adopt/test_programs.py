@@ -7,7 +7,9 @@ The host is hard-coded in them: a name that resolves to loopback, and a certific
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import trustme
 from revenuebase_compat.core.endpoints import ENDPOINTS
 from revenuebase_compat.core.routing import bucket
 from revenuebase_compat.testing.sandbox import Sandbox
-from tests.support import AFTER, BEFORE
+from tests.support import AFTER, BEFORE, thinned
 from tests.support.programs import (
     ALIVE,
     GONE,
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.slow
 URL = f"https://{HOST}/v1/cancel-process"
 WAYS = ("json", "insecure", "text", "chunks", "gzip")
 CASES = [
-    pytest.param(libraries, name, id=f"{name}, {libraries}")
+    (libraries, name)
     for libraries in LIBRARIES
     for name in PROGRAMS
     if libraries == "recent" or "httpx2" not in name
@@ -88,8 +90,10 @@ def test_a_program_cancels_its_jobs_after_the_sunset(
         assert [(one.method, one.path) for one in sandbox.requests] == expected
 
 
-@every_program
-@pytest.mark.parametrize("share", [0, 50, 100])
+@pytest.mark.parametrize(
+    ("libraries", "name", "share"),
+    [(*case, share) for case, share in [*product(CASES, [50]), *thinned(CASES, [0, 100])]],
+)
 def test_before_the_sunset_the_share_decides(
     libraries: str, name: str, share: int, tmp_path: Path
 ) -> None:
@@ -140,6 +144,8 @@ STEPS = {
 }
 BY_NAME = {one.name: one for one in ENDPOINTS}
 
+AsV1Answers = Callable[[str, str], tuple[list[Any], int]]
+
 
 def path_of(step: str, version: str, uploaded: int) -> tuple[str, str]:
     """Method and path that a step is to arrive with."""
@@ -155,26 +161,32 @@ def told(answers: list[Any]) -> list[int]:
     return [status for _, status, *_ in answers]
 
 
-def as_v1_answers(tmp_path: Path, libraries: str, name: str) -> tuple[list[Any], int]:
+@pytest.fixture(scope="module")
+def as_v1_answers(tmp_path_factory: pytest.TempPathFactory) -> AsV1Answers:
     """What the bare program is told by a living v1, and the job that it uploads."""
-    with api(tmp_path, now=BEFORE) as (sandbox, front):
-        answers = work(libraries, name, front, *STEPS, under=None)
-        uploaded = answers[3][5]["process_id"]
-        expected = [path_of(step, "v1", uploaded) for step in STEPS]
-        assert [(one.method, one.path) for one in sandbox.requests] == expected
-    failing = {"cancel=7": 400, "download=8": 400}
-    assert told(answers) == [failing.get(step, 200) for step in STEPS]
-    for step, (_, _, seen, *_) in zip(STEPS, answers, strict=True):
-        assert seen[0] == BY_NAME[STEPS[step]].method
-        assert seen[1].partition("?")[0] == f"https://{HOST}{BY_NAME[STEPS[step]].path}"
-    return answers, uploaded
+
+    @cache
+    def made(libraries: str, name: str) -> tuple[list[Any], int]:
+        with api(tmp_path_factory.mktemp("bare"), now=BEFORE) as (sandbox, front):
+            answers = work(libraries, name, front, *STEPS, under=None)
+            uploaded = answers[3][5]["process_id"]
+            expected = [path_of(step, "v1", uploaded) for step in STEPS]
+            assert [(one.method, one.path) for one in sandbox.requests] == expected
+        failing = {"cancel=7": 400, "download=8": 400}
+        assert told(answers) == [failing.get(step, 200) for step in STEPS]
+        for step, (_, _, seen, *_) in zip(STEPS, answers, strict=True):
+            assert seen[0] == BY_NAME[STEPS[step]].method
+            assert seen[1].partition("?")[0] == f"https://{HOST}{BY_NAME[STEPS[step]].path}"
+        return answers, uploaded
+
+    return made
 
 
 @every_program
 def test_a_whole_integration_cannot_tell_v2_from_v1(
-    libraries: str, name: str, tmp_path: Path
+    libraries: str, name: str, as_v1_answers: AsV1Answers, tmp_path: Path
 ) -> None:
-    expected, uploaded = as_v1_answers(tmp_path, libraries, name)
+    expected, uploaded = as_v1_answers(libraries, name)
     with api(tmp_path, now=AFTER) as (sandbox, front):
         # Without us all of it fails.
         without = work(libraries, name, front, *STEPS, under=None)
@@ -186,12 +198,13 @@ def test_a_whole_integration_cannot_tell_v2_from_v1(
         assert arrived == [path_of(step, "v2", uploaded) for step in STEPS]
 
 
-@every_library
-@pytest.mark.parametrize("share", [0, 50, 100])
+@pytest.mark.parametrize(
+    ("name", "share"), [*product(PROGRAMS, [50]), *thinned(PROGRAMS, [0, 100])]
+)
 def test_before_the_sunset_only_the_whole_share_moves_what_names_no_job(
-    name: str, share: int, tmp_path: Path
+    name: str, share: int, as_v1_answers: AsV1Answers, tmp_path: Path
 ) -> None:
-    expected, uploaded = as_v1_answers(tmp_path, "recent", name)
+    expected, uploaded = as_v1_answers("recent", name)
     under = {**ALIVE, "REVENUEBASE_V2_ROLLOUT": str(share)}
     with api(tmp_path, now=BEFORE) as (sandbox, front):
         assert work("recent", name, front, *STEPS, under=under) == expected
@@ -205,10 +218,11 @@ def test_before_the_sunset_only_the_whole_share_moves_what_names_no_job(
         assert arrived == [path_of(step, "v2" if yes else "v1", uploaded) for step, yes in ways]
 
 
-@every_library
-@pytest.mark.parametrize("after", [0, 1, 2, 4, 5, 6, 8, 10, 11])
-def test_v1_ends_in_the_middle_of_the_work(name: str, after: int, tmp_path: Path) -> None:
-    expected, uploaded = as_v1_answers(tmp_path, "recent", name)
+@pytest.mark.parametrize(("name", "after"), thinned(PROGRAMS, [0, 1, 2, 4, 5, 6, 8, 10, 11]))
+def test_v1_ends_in_the_middle_of_the_work(
+    name: str, after: int, as_v1_answers: AsV1Answers, tmp_path: Path
+) -> None:
+    expected, uploaded = as_v1_answers("recent", name)
     with api(tmp_path, Retiring, now=BEFORE) as (sandbox, front):
         assert isinstance(sandbox, Retiring)
         sandbox.ends_after = after

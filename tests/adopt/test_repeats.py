@@ -6,11 +6,9 @@ import asyncio
 import http.client
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from itertools import product
 from typing import Any
 
 import aiohttp
@@ -21,13 +19,12 @@ import urllib3
 from urllib3.util.retry import Retry
 
 from revenuebase_compat import Settings, adopt
+from tests.support import thinned
 from tests.support.raw_server import RawRequest, RawServer, reply
 
 # Many short ones, whose siblings ``test_no_harm`` has among the quick tests.
 pytestmark = pytest.mark.slow
 
-# Read at import: the tests themselves run without REVENUEBASE_* variables.
-FULL = os.environ.get("REVENUEBASE_COMPAT_TEST_FULL") == "1"
 GONE: dict[str, Any] = {"v1_sunset": "2000-01-01"}
 ALIVE: dict[str, Any] = {"v1_sunset": "2999-01-01"}
 HEADERS = {"x-key": "rb_test_repeats", "Content-Type": "application/json"}
@@ -176,15 +173,9 @@ def outcome(send: Send, server: RawServer, method: str, path: str, policy: str) 
 
 SENDERS = [by_urllib3, by_pool, by_requests]
 
-#: Every row by every policy by every answer, the senders taking turns: each meets every pair of the
-#: others. REVENUEBASE_COMPAT_TEST_FULL=1 has each sender take all of them.
 CASES = [
-    pytest.param(send, row, policy, answer, id=f"{send.__name__}-{row}-{policy}-{answer}")
-    for (turn_of_row, row), (turn_of_policy, policy), (turn_of_answer, answer) in product(
-        enumerate(ROWS), enumerate(POLICIES), enumerate(ANSWERS)
-    )
-    for turn, send in enumerate(SENDERS)
-    if FULL or (turn_of_row + turn_of_policy + turn_of_answer) % len(SENDERS) == turn
+    pytest.param(*case, id="-".join([case[0].__name__, *case[1:]]))
+    for case in thinned(SENDERS, ROWS, POLICIES, ANSWERS)
 ]
 
 

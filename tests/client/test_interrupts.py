@@ -294,7 +294,14 @@ def cancel_at_exit(base_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [None, hang(), trickle_body(), too_many(Retry_After="1")], ids=lambda f: f and f.title
+    "fault",
+    [
+        None,
+        hang(),
+        pytest.param(trickle_body(), marks=pytest.mark.slow),
+        pytest.param(too_many(Retry_After="1"), marks=pytest.mark.slow),
+    ],
+    ids=lambda f: f and f.title,
 )
 def test_a_task_cancelled_at_every_step(fault: Fault | None) -> None:
     async def main(server: FaultServer) -> int:

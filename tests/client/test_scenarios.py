@@ -23,10 +23,30 @@ JOB = 42
 #: Seconds for a call; where the server hangs, the first attempt takes half of it for real.
 TIMEOUT, HANGING_TIMEOUT = 10.0, 1.0
 
+
+def timeout_for(family: str, fault: Fault) -> float:
+    endless = family == "endless" or fault.end is fault_server.End.HANG
+    return HANGING_TIMEOUT if endless else TIMEOUT
+
+
+def slow_if(slow: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if slow else []
+
+
+# What hangs takes its time for real: on v1, where nothing else is done, in the slow tests only.
 ROWS = [
-    pytest.param(family, name, fault, id=name)
+    pytest.param(
+        *(version, family, name, fault),
+        id=f"{name}-{version}",
+        marks=slow_if(version == "v1" and timeout_for(family, fault) < TIMEOUT),
+    )
+    for version in ("v1", "v2")
     for family, faults in fault_server.FAMILIES.items()
     for name, fault in faults.items()
+]
+LOST = [
+    pytest.param(name, marks=slow_if("hang" in name and name != "applied_hang"))
+    for name in sorted(fault_server.FAMILIES["lost"])
 ]
 
 Call = Callable[[rc.Settings, FakeTime], rc.CancelResult]
@@ -66,11 +86,6 @@ def play(
         assert time.perf_counter() - started < 2 * made.timeout + 3
 
 
-def timeout_for(family: str, fault: Fault) -> float:
-    endless = family == "endless" or fault.end is fault_server.End.HANG
-    return HANGING_TIMEOUT if endless else TIMEOUT
-
-
 def assert_no_key(error: rc.CancelError) -> None:
     """Nothing of an error shows the key, nor does any local in its traceback, as reporters do."""
     shown = [str(error), repr(error), repr(vars(error)), "".join(traceback.format_exception(error))]
@@ -85,8 +100,7 @@ def assert_no_key(error: rc.CancelError) -> None:
 
 
 @DRIVERS
-@pytest.mark.parametrize("version", ["v1", "v2"])
-@pytest.mark.parametrize(("family", "name", "fault"), ROWS)
+@pytest.mark.parametrize(("version", "family", "name", "fault"), ROWS)
 @pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
 def test_a_fault_then_the_truth(
     call: Call,
@@ -140,7 +154,7 @@ def test_a_fault_then_the_truth(
 
 
 @DRIVERS
-@pytest.mark.parametrize("name", sorted(fault_server.FAMILIES["lost"]))
+@pytest.mark.parametrize("name", LOST)
 def test_answers_that_stay_lost(call: Call, name: str) -> None:
     with FaultServer() as server:
         server.always(fault_server.CATALOGUE[name], route="cancel")

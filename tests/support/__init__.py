@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
+from itertools import product
 from typing import Any
 
 from revenuebase_compat import AsyncClient, Client, Settings
@@ -11,6 +14,22 @@ UTC = timezone.utc
 SUNSET = datetime(2026, 7, 7, tzinfo=UTC)
 BEFORE = datetime(2026, 6, 1, tzinfo=UTC)
 AFTER = datetime(2026, 8, 1, tzinfo=UTC)
+
+# Read at import: the tests themselves run without REVENUEBASE_* variables.
+FULL = os.environ.get("REVENUEBASE_COMPAT_TEST_FULL") == "1"
+
+
+def thinned(*axes: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """A third of all combinations, in turn; all of them with REVENUEBASE_COMPAT_TEST_FULL=1.
+
+    Where one axis has three values, those of the others still meet in every combination.
+    """
+    combined = product(*(enumerate(axis) for axis in axes))
+    return [
+        tuple(value for _, value in one)
+        for one in combined
+        if FULL or sum(turn for turn, _ in one) % 3 == 0
+    ]
 
 
 class FakeTime:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Read at import: the tests themselves run without REVENUEBASE_* variables.
@@ -41,7 +42,7 @@ def environment(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (complete.exists() and executable.exists()):
             shutil.rmtree(folder, ignore_errors=True)
-            made = _run([python, "-m", "venv", str(folder)], timeout=300)
+            made = _run([python, "-m", "venv", "--without-pip", str(folder)], timeout=300)
             assert made.returncode == 0, made.stdout
             if arguments:
                 _install(executable, arguments)
@@ -50,21 +51,26 @@ def environment(
 
 
 def _install(executable: Path, arguments: list[str]) -> None:
+    """By uv, which needs a tenth of pip's time; by pip where uv finds no registry.
+
+    Only pip reads what is configured for pip, such as a mirror.
+    """
     # Bounded, so that a dead network is a failure within minutes.
-    pip = [str(executable), "-m", "pip", "install", "--quiet", "--timeout", "60", "--retries", "2"]
-    try:
-        done = _run([*pip, *arguments], timeout=600)
-    except subprocess.TimeoutExpired:
-        last_words = "no answer within 600 s"
-    else:
-        if done.returncode == 0:
+    uv = [find_uv_bin(), "pip", "install", "--cache-dir", str(CACHE / "uv"), "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", str(executable), "install", "--quiet"]
+    without_uv = CACHE / "without-uv"
+    if not without_uv.exists():
+        if _run([*uv, "--python", str(executable), *arguments], timeout=600).returncode == 0:
             return
+        without_uv.touch()
+    done = _run([*pip, "--timeout", "60", "--retries", "2", *arguments], timeout=600)
+    if done.returncode != 0:
         last_words = "\n".join(done.stdout.splitlines()[-10:])
-    pytest.fail(
-        f"pip could not install {' '.join(arguments)}: the package registry could not be reached, "
-        f"or it does not hold that. The last lines of pip:\n{last_words}",
-        pytrace=False,
-    )
+        pytest.fail(
+            f"pip could not install {' '.join(arguments)}: the package registry could not be "
+            f"reached, or it does not hold that. The last lines of pip:\n{last_words}",
+            pytrace=False,
+        )
 
 
 @functools.cache

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 FAILS = (HERE / "fails.txt").read_text("utf-8")
@@ -44,9 +46,7 @@ def pyright(path: Path) -> tuple[set[int], str]:
     return {one["range"]["start"]["line"] + 1 for one in errors}, done.stdout
 
 
-CHECKERS = pytest.mark.parametrize(
-    "check", [mypy, pytest.param(pyright, marks=pytest.mark.slow)], ids=["mypy", "pyright"]
-)
+CHECKERS = pytest.mark.parametrize("check", [mypy, pyright], ids=["mypy", "pyright"])
 
 
 @CHECKERS
