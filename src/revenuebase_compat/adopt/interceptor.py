@@ -15,7 +15,7 @@ import ipaddress  # noqa: F401 (the first look at another host would import it)
 import logging
 import time
 import zlib  # noqa: F401 (as would the first compressed body)
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ from revenuebase_compat.core.decoding import Response
 from revenuebase_compat.core.endpoints import (
     BY_V1_CALL,
     CANCEL,
+    CREDITS,
     ENDPOINTS,
     START,
     Endpoint,
@@ -88,13 +89,25 @@ class Interceptor:
         return self.host in host.lower() or path[:1] != "/" or path in V1_PATHS
 
     def endpoint(
-        self, method: str, scheme: str, host: str, port: int | None, target: str
+        self,
+        method: str,
+        scheme: str,
+        host: str,
+        port: int | None,
+        target: str,
+        headers: Iterable[Any],
     ) -> Endpoint | None:
-        """The endpoint to decide on; ``None`` for what passes as it is."""
+        """The endpoint to decide on; ``None`` for what passes as it is.
+
+        ``headers`` are names, or pairs of name and value; they are looked at for other hosts alone.
+        """
         try:
             found = rewrite.recognise(self.settings.base_url, method, scheme, host, port, target)
             if found is None:
-                self._other_host(method, scheme, host, port, target)
+                endpoint = BY_V1_CALL.get((method, target.partition("?")[0]))
+                if endpoint is not None:
+                    where = f"{scheme}://{host}{f':{port}' if port else ''}"
+                    self._other_host(endpoint, where, host.lower(), port, headers)
             elif found.v2_path is None:
                 # Not the path of an unknown one, which may hold anything.
                 call = found.call if found.path in V1_PATHS else f"{method} /v1/…"
@@ -180,26 +193,30 @@ class Interceptor:
         self.fail_open(ConfigurationError(f"{endpoint.call} cannot be moved: {why}"))
 
     def _other_host(
-        self, method: str, scheme: str, host: str, port: int | None, target: str
+        self, endpoint: Endpoint, where: str, host: str, port: int | None, headers: Iterable[Any]
     ) -> None:
-        endpoint = BY_V1_CALL.get((method, target.partition("?")[0]))
-        if endpoint is None:
-            return
         base_url = self.settings.base_url
         # localhost and 127.0.0.1 are one server, by two names.
-        alias = is_loopback(self.host) and is_loopback(host.lower().strip("[]"))
+        alias = is_loopback(self.host) and is_loopback(host.strip("[]"))
         alias = alias and port == rewrite.origin(base_url)[2]
+        # Other APIs have a /v1/credits, too, and a key in that header with it.
+        told = endpoint is not CREDITS or "revenuebase" in host
+        known = alias or (told and any(map(_is_key, headers)))
         words = (
-            f"{endpoint.call} to {scheme}://{host}{f':{port}' if port else ''} passes as it is, as "
-            f"base_url is {base_url}: to move it, set REVENUEBASE_BASE_URL to the one that the "
-            "program uses"
+            f"{endpoint.call} to {where} passes as it is, as base_url is {base_url}: to move it, "
+            "set REVENUEBASE_BASE_URL to the one that the program uses"
         )
-        if alias:
+        if known:
             self.record(endpoint.call, "left")
-            if self.strict:
-                raise ConfigurationError(words)
-        if alias or endpoint is CANCEL:  # other APIs have a /v1/credits, too
+        if alias and self.strict:
+            raise ConfigurationError(words)
+        if known or endpoint is CANCEL:
             self.warn("elsewhere", words)
+
+
+def _is_key(header: Any) -> bool:
+    name = header[0] if isinstance(header, tuple) else header
+    return (name.decode("latin-1") if isinstance(name, bytes) else str(name)).lower() == "x-key"
 
 
 async def intercept(active: Interceptor, endpoint: Endpoint, call: LibraryCall) -> Any:

@@ -154,13 +154,14 @@ def urlopen(original: Any) -> Any:
         if args:
             kw.update(zip(_MORE, args, strict=False))
         if active is not None and active.concerns(self.host, url):
-            endpoint = active.endpoint(method, self.scheme, self.host, self.port, url)
+            sent = self.headers if headers is None else headers
+            endpoint = active.endpoint(method, self.scheme, self.host, self.port, url, sent)
             retries = kw.get("retries")
             again = isinstance(retries, _Policy) and retries.moved.sent == (method, url)
             if endpoint is not None and kw.get("multiplexed"):
                 active.out_of_reach(endpoint, "a multiplexed answer of urllib3-future")
             elif endpoint is not None and not again:
-                kw.update(body=body, headers=self.headers if headers is None else headers)
+                kw.update(body=body, headers=sent)
                 call = Urllib3Call(active.settings.base_url, original, self, method, url, **kw)
                 return interceptor.run_now(interceptor.intercept(active, endpoint, call))
         return original(self, method, url, body=body, headers=headers, **kw)
