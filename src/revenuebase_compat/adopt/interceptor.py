@@ -15,7 +15,7 @@ import ipaddress  # noqa: F401 (the first look at another host would import it)
 import logging
 import time
 import zlib  # noqa: F401 (as would the first compressed body)
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -40,10 +40,10 @@ from revenuebase_compat.core.settings import Settings, is_loopback
 
 from . import rewrite
 from .import_hook import write_stderr
+from .libraries.base import LibraryCall, as_bytes
 from .report import Report
 
 if TYPE_CHECKING:
-    from .libraries.base import LibraryCall
     from .report import Fate
 
 #: Whose code stands between the user's line and ours.
@@ -89,17 +89,11 @@ class Interceptor:
         return self.host in host.lower() or path[:1] != "/" or path in V1_PATHS
 
     def endpoint(
-        self,
-        method: str,
-        scheme: str,
-        host: str,
-        port: int | None,
-        target: str,
-        headers: Iterable[Any],
+        self, method: str, scheme: str, host: str, port: int | None, target: str, headers: Any
     ) -> Endpoint | None:
         """The endpoint to decide on; ``None`` for what passes as it is.
 
-        ``headers`` are names, or pairs of name and value; they are looked at for other hosts alone.
+        ``headers``, an iterable of names or of pairs, are looked at for another host alone.
         """
         try:
             found = rewrite.recognise(self.settings.base_url, method, scheme, host, port, target)
@@ -193,7 +187,7 @@ class Interceptor:
         self.fail_open(ConfigurationError(f"{endpoint.call} cannot be moved: {why}"))
 
     def _other_host(
-        self, endpoint: Endpoint, where: str, host: str, port: int | None, headers: Iterable[Any]
+        self, endpoint: Endpoint, where: str, host: str, port: int | None, headers: Any
     ) -> None:
         base_url = self.settings.base_url
         # localhost and 127.0.0.1 are one server, by two names.
@@ -215,8 +209,7 @@ class Interceptor:
 
 
 def _is_key(header: Any) -> bool:
-    name = header[0] if isinstance(header, tuple) else header
-    return (name.decode("latin-1") if isinstance(name, bytes) else str(name)).lower() == "x-key"
+    return as_bytes(header[0] if isinstance(header, tuple) else header).lower() == b"x-key"
 
 
 async def intercept(active: Interceptor, endpoint: Endpoint, call: LibraryCall) -> Any:
@@ -279,6 +272,7 @@ async def _decide(
             replayable=replayable,
             strict=active.strict,
             leave=active.leave,
+            unsent=call.unsent,
         )
         command = next(steps)
         while isinstance(command, EvaluateFlag):

@@ -109,10 +109,9 @@ def _request(original: Any) -> Any:
                 url = self._build_url(str_or_url)
         if active and url is not None and url.host:
             where = url.scheme, url.host, url.port, url.raw_path_qs
-            headers: Any = kw.get("headers")
-            sized = headers if hasattr(headers, "__len__") else ()  # others can be read only once
-            names = chain(self._default_headers, sized)
-            endpoint = active.endpoint(method.upper(), *where, names)
+            given: Any = kw.get("headers")  # an iterator, say, could be read only once
+            headers = chain(self._default_headers, given if hasattr(given, "__len__") else ())
+            endpoint = active.endpoint(method.upper(), *where, headers)
         if active is None or endpoint is None:
             return await original(self, method, str_or_url, **kw)
         # Raised from within, it would show the URL of v2, and end a rehearsal at the 410.
