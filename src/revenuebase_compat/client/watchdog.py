@@ -2,7 +2,8 @@
 
 httpx bounds each read, not their sum, so a server that sends a byte now and then could hold a
 synchronous caller for ever. One daemon thread per process, asleep until the nearest deadline,
-ends that: ``shutdown()`` wakes whoever reads. The asynchronous client has ``asyncio`` for it.
+ends that: ``shutdown()`` wakes whoever reads. It goes once there was nothing to watch for a
+minute. The asynchronous client has ``asyncio`` for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
+
+#: Seconds without an attempt, after which the thread ends.
+IDLE = 60.0
 
 
 def place() -> tuple[object, ...]:
@@ -167,9 +171,12 @@ class DeadlineWatchdog:
                 for attempt in [one for one in attempts if one.deadline <= now]:
                     del self._attempts[id(attempt)]
                     attempt.shut_down()
-                self._wakes_at = min((one.deadline for one in attempts), default=now + 60)
-                if not self._changed.wait(self._wakes_at - now) and not self._attempts:
-                    self._running = False  # nothing for a minute; the next attempt starts another
+                idle = not attempts
+                self._wakes_at = min((one.deadline for one in attempts), default=now + IDLE)
+                woken = self._changed.wait(self._wakes_at - now)
+                # A thread from before gevent patched cannot end: Python knows it by another name.
+                if idle and not woken and not attempts and place() == self.made_in:
+                    self._running = False  # the next attempt starts another
                     return
 
 
