@@ -151,8 +151,7 @@ class Interceptor:
         if _LOGGER.isEnabledFor(logging.INFO):  # most programs never see it
             words = f"this program's {endpoint.call} is sent as {endpoint.successor}"
             notices.log(("moved", endpoint.name), "info", words, time.monotonic())
-        if self.report is not None:
-            self.record(endpoint.call, fate)
+        self.record(endpoint.call, fate)
 
     def refuse(self, what: str, *, decided: bool = False) -> None:
         """Raise where nothing may be left to v1: in a rehearsal, and under strict once v1 is gone.
@@ -194,8 +193,8 @@ class Interceptor:
         alias = is_loopback(self.host) and is_loopback(host.strip("[]"))
         alias = alias and port == rewrite.origin(base_url)[2]
         # Other APIs have a /v1/credits, too, and a key in that header with it.
-        told = endpoint is not CREDITS or "revenuebase" in host
-        known = alias or (told and any(map(_is_key, headers)))
+        ours = endpoint is not CREDITS or "revenuebase" in host
+        known = alias or (ours and any(map(_is_key, headers)))
         words = (
             f"{endpoint.call} to {where} passes as it is, as base_url is {base_url}: to move it, "
             "set REVENUEBASE_BASE_URL to the one that the program uses"

@@ -270,5 +270,4 @@ def move(
         raise
     finally:
         if endpoint is CANCEL and call.attempts and call.settings.on_event is not None:
-            unknown = call.maybe_applied
-            context.emit(call.event(outcome, outcome_unknown=unknown, status_code=status))
+            context.emit(call.event(outcome, status_code=status))

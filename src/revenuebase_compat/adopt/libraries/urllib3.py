@@ -41,8 +41,10 @@ class Urllib3Call(LibraryCall):
         return response
 
     def unsent(self, error: Exception) -> bool:
-        # Of what was repeated, every attempt.
-        return all(super(Urllib3Call, self).unsent(_cause(one)) for one in (*self._failed, error))
+        # Of what was repeated, every attempt. A MaxRetryError and a ProxyError have a cause.
+        errors = [*self._failed, getattr(error, "reason", None) or error]
+        causes = [getattr(one, "original_error", None) or one for one in errors]
+        return all(map(super().unsent, causes))
 
     async def close(self, response: Any) -> None:
         response.drain_conn()
@@ -112,11 +114,6 @@ class _Policy:
             if self._is_method_retryable(method):  # type: ignore[attr-defined]
                 method = self.moved.given[0]
         return super().increment(method, url, *args, **kw)  # type: ignore[misc]
-
-
-def _cause(error: Any) -> Any:
-    error = getattr(error, "reason", None) or error  # of a MaxRetryError
-    return getattr(error, "original_error", None) or error  # of a ProxyError
 
 
 @lru_cache(maxsize=16)
