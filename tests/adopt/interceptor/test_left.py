@@ -250,6 +250,9 @@ def test_a_credits_call_counts_where_the_host_is_the_vendors(
         for headers in ((b"x-key", KEY.encode()),), {"X-KEY": KEY}, {}:
             assert active.endpoint("GET", "https", host, None, "/v1/credits", headers) is None
     assert sum(read(report)[0].values()) == 2
+    # Of what is no call of v1, not even the headers are looked at.
+    unseen: Any = None
+    assert active.endpoint("GET", "https", "eu.revenuebase.ai", None, "/v1/jobs", unseen) is None
 
 
 def post_by(library: str, url: str) -> None:

@@ -73,12 +73,12 @@ class AiohttpCall(LibraryCall):
             response = await self._original(alike, moved.method, url.join(target), **options)
         finally:
             alike.detach()
-        if not response._history:
-            url = url.with_user(None).with_query(response._url.query)
-            info = response._request_info
-            response.method, response._url, response._real_url = method, url, url
-            response._request_info = type(info)(url, method, info.headers, url)
-            response._cache.clear()  # of the properties over these
+        first = [*response._history, response][0]  # the one that was moved, were it redirected
+        url = url.with_user(None).with_query(first._url.query)
+        info = first._request_info
+        first.method, first._url, first._real_url = method, url, url
+        first._request_info = type(info)(url, method, info.headers, url)
+        first._cache.clear()  # of the properties over these
         return response
 
     async def close(self, response: Any) -> None:
