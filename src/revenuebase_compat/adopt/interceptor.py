@@ -24,15 +24,7 @@ from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context
 from revenuebase_compat.core.calls import Notice, now_of
 from revenuebase_compat.core.decoding import Response
-from revenuebase_compat.core.endpoints import (
-    BY_V1_CALL,
-    CANCEL,
-    CREDITS,
-    ENDPOINTS,
-    START,
-    Endpoint,
-    Request,
-)
+from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, CREDITS, START, Endpoint, Request
 from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError, ConfigurationError
 from revenuebase_compat.core.routes import V1
 from revenuebase_compat.core.routing import EvaluateFlag
@@ -54,7 +46,7 @@ SKIPPED_FRAMES = frozenset(
 )
 
 #: v1's paths, for a first look at requests to other hosts.
-V1_PATHS = frozenset(one.path for one in ENDPOINTS)
+V1_PATHS = frozenset(path for _, path in BY_V1_CALL)
 V1_ENDINGS = tuple(V1_PATHS)
 RAW_V1_PATHS = frozenset(path.encode() for path in V1_PATHS)
 
@@ -91,10 +83,7 @@ class Interceptor:
     def endpoint(
         self, method: str, scheme: str, host: str, port: int | None, target: str, headers: Any
     ) -> Endpoint | None:
-        """The endpoint to decide on; ``None`` for what passes as it is.
-
-        ``headers``, an iterable of names or of pairs, are looked at for another host alone.
-        """
+        """The endpoint to decide on; ``None`` for what passes. ``headers``: names, or pairs."""
         try:
             found = rewrite.recognise(self.settings.base_url, method, scheme, host, port, target)
             if found is None:

@@ -168,7 +168,6 @@ def _resource(
 
 def _forwarded(call: str, target: str, installed: Version) -> Any:
     [(endpoint, instead)] = [(one, new) for one, (*old, new) in CALLS.items() if call in old]
-    find = attrgetter(target)
     which = "which" if target == instead else f"and client.{instead}()"
     message = (
         f"client.{call}() is gone from revenuebase-sdk {installed}: it is forwarded to "
@@ -181,7 +180,7 @@ def _forwarded(call: str, target: str, installed: Version) -> Any:
         active = interceptor.active
         if active is not None and target == instead:  # what goes to v1 is recorded on its way
             active.record(endpoint.call, "moved")
-        return find(self._client)(**arguments)
+        return attrgetter(target)(self._client)(**arguments)
 
     forward.__name__ = forward.__qualname__ = call.partition(".")[2]
     forward.__doc__ = f"``client.{target}``."

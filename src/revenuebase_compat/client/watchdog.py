@@ -2,8 +2,7 @@
 
 httpx bounds each read, not their sum, so a server that sends a byte now and then could hold a
 synchronous caller for ever. One daemon thread per process, asleep until the nearest deadline,
-ends that: ``shutdown()`` wakes whoever reads. It goes once there was nothing to watch for a
-minute. The asynchronous client has ``asyncio`` for it.
+ends that: ``shutdown()`` wakes whoever reads. The asynchronous client has ``asyncio`` for it.
 """
 
 from __future__ import annotations
@@ -184,10 +183,7 @@ _watchdog: DeadlineWatchdog | None = None
 
 
 def watchdog() -> DeadlineWatchdog:
-    """The watchdog of this process.
-
-    Threads that make one at the same time are each watched by their own.
-    """
+    """This process's; threads that make one at the same time are each watched by their own."""
     global _watchdog
     if _watchdog is None or _watchdog.made_in != place():
         _watchdog = DeadlineWatchdog()
