@@ -11,13 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from revenuebase_compat import ConfigurationError
+from revenuebase_compat import ApiDeprecationWarning, ConfigurationError, adopt
+from revenuebase_compat.adopt import sdk_names
 from revenuebase_compat.adopt.report import VARIABLE, Report, prepare, read
 
 CANCEL = "POST /v1/cancel-process"
@@ -58,6 +62,46 @@ def test_sites_are_told_from_where_the_process_started(
     assert report.site(str(tmp_path / "jobs" / "nightly.py"), 40) == "jobs/nightly.py:40"
     assert report.site("app.py", 12) == "app.py:12"
     assert report.site(f"{tmp_path}-other/app.py", 1) == f"{tmp_path}-other/app.py:1"
+
+
+class Account:
+    """Stands for what the vendor's SDK has in place of the name."""
+
+    def balance(self) -> str:
+        return "12"
+
+
+class Sdk:
+    account = Account()
+
+
+def test_a_name_of_the_sdk_that_is_forwarded_to_v2_counts(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of v1 is sent then, and yet the program needs us."""
+    resources, types = ModuleType("sdk.resources"), ModuleType("sdk.types")
+    sdk: Any = ModuleType("sdk")
+    vars(types).update(user_operations=ModuleType("sdk.types.user_operations"))
+    vars(sdk).update(__version__="0.3.0", __all__=[], resources=resources, types=types)
+    vars(sdk).update(UsageResponse=str, RevenuebaseClient=Sdk, AsyncRevenuebaseClient=Sdk)
+    monkeypatch.setenv(VARIABLE, str(path))
+    adopt.install()
+    sdk_names.restore(sdk)
+    try:
+        client: Any = Sdk()
+        with pytest.warns(ApiDeprecationWarning):
+            assert client.v1.get_credits() == "12"
+            assert client.user_operations.get_credits() == "12"
+        warnings.simplefilter("error", ApiDeprecationWarning)
+        with pytest.raises(ApiDeprecationWarning):  # nothing was sent
+            client.v1.get_credits()
+    finally:
+        adopt.uninstall()
+    found = [(line["endpoint"], line["fate"], str(line["site"])) for line in lines(path)]
+    assert [one[:2] for one in found] == [("GET /v1/credits", "moved")] * 2
+    assert len({site for *_, site in found}) == 2
+    [where] = {site.rpartition(":")[0] for *_, site in found}
+    assert __file__.endswith(where)
 
 
 def test_record_never_raises(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

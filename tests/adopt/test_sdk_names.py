@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
@@ -16,6 +17,7 @@ import pytest
 from packaging.version import Version
 
 from revenuebase_compat.adopt import sdk_names
+from revenuebase_compat.adopt.report import read
 from revenuebase_compat.core.endpoints import ENDPOINTS, START
 from revenuebase_compat.core.routing import bucket
 from revenuebase_compat.testing.sandbox import Sandbox
@@ -212,6 +214,26 @@ def test_v1_ends_in_the_middle_of_the_work(written_for: str, installed: str, aft
             *(arrives(step, "v1", uploaded) for step in names[: after + 1]),
             *(arrives(step, "v2", uploaded) for step in names[after:]),
         ]
+
+
+@either_way
+@pytest.mark.parametrize("installed", ["0.2.1", "0.3.0"])
+def test_each_call_is_in_the_report_once_at_the_callers_line(
+    installed: str, use_async: bool, tmp_path: Path
+) -> None:
+    """Where the forwarded call is one of v1 itself, and where nothing of v1 is sent."""
+    report = str(tmp_path / "report")
+    arguments = [*program("0.1.0", use_async), *steps([*STEPS])]
+    with sandbox(now=AFTER) as retired:
+        options = ("--strict", "--report", report)
+        done = run(installed, *arguments, sandbox=retired, options=options)
+        assert len(lines(done)) == len(STEPS)
+    found, _ = read(report)
+    called = Counter(BY_NAME[name].call for name in STEPS.values())
+    assert Counter({call: number for (call, _, _), number in found.items()}) == called
+    assert {fate for _, fate, _ in found} == {"moved"}
+    [where] = {site.rpartition(":")[0] for *_, site in found}
+    assert PROGRAM.endswith(where)
 
 
 @either_way

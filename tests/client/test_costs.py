@@ -20,6 +20,7 @@ import pytest
 
 from revenuebase_compat import AsyncClient, CancelTimeoutError, Client, Settings
 from revenuebase_compat.adopt.runner import BOOT
+from revenuebase_compat.client import watchdog
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, BEFORE, FakeTime
 from tests.support.fault_server import HEALTHY, End, Exchange, Fault, FaultServer
@@ -198,6 +199,38 @@ def test_one_thread_however_many_clients(server: FaultServer) -> None:
     }
     assert [thread.name for thread in ours] == ["revenuebase-deadlines"]
     assert all(thread.daemon for thread in ours)
+
+
+def test_the_thread_ends_after_an_idle_minute(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not with the last deadline: a call every now and then would start one each time."""
+    monkeypatch.setattr(watchdog, "IDLE", 0.6)
+    monkeypatch.setattr(watchdog, "_watchdog", None)
+    before = set(threading.enumerate())
+
+    def cancel(job: int) -> threading.Thread:
+        with Client(settings(server, timeout=0.3)) as client:
+            client.cancel_job(job)
+        found = set(threading.enumerate()) - before
+        [ours] = [one for one in found if one.name == "revenuebase-deadlines"]
+        return ours
+
+    ours = cancel(1)
+    time.sleep(0.5)
+    assert cancel(2) is ours
+    ours.join(5)
+    assert not ours.is_alive()
+    assert cancel(3) is not ours
+    # Where gevent has patched since, it cannot end without a traceback.
+    ours = cancel(4)
+    monkeypatch.setattr(watchdog, "place", lambda: ("elsewhere",))
+    ours.join(2)
+    assert ours.is_alive()
+    monkeypatch.undo()
+    monkeypatch.setattr(watchdog, "IDLE", 0.1)
+    ours.join(5)
+    assert not ours.is_alive()
 
 
 # --- the benchmarks themselves ----------------------------------------------------------------

@@ -57,16 +57,17 @@ pytestmark = pytest.mark.slow
 
 
 def run(requirement: str, program: str, server: FaultServer) -> str:
-    """What a program printed, in an environment with that requirement and this library."""
+    """What a program printed, errors included, with that requirement and this library."""
     python = environment(requirement, with_library=True)
     done = subprocess.run(
         [python, "-W", "ignore", "-c", program, server.base_url],
         cwd=REPOSITORY,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout
     return done.stdout
 
 
@@ -102,6 +103,23 @@ print("done")
         server.script_for(1002, *[hang()] * 9)
         assert run(requirement, program, server) == "done\n"
         assert set(range(1, 51)) <= set(server.applied)
+
+
+@GREEN
+def test_nothing_is_said_of_a_thread_from_before_patching(requirement: str, green: str) -> None:
+    """It is known to Python by another name by then, and would end with a traceback."""
+    program = f"""{HEAD}{green}
+from revenuebase_compat.client import watchdog
+watchdog.IDLE = 0.2
+client = made(timeout=0.4)
+client.cancel_job(42)
+patch()
+client.cancel_job(43)
+time.sleep(1.5)
+print("done")
+"""
+    with FaultServer() as server:
+        assert run(requirement, program, server) == "done\n"
 
 
 @GREEN

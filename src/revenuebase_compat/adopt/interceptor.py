@@ -24,14 +24,7 @@ from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context
 from revenuebase_compat.core.calls import Notice, now_of
 from revenuebase_compat.core.decoding import Response
-from revenuebase_compat.core.endpoints import (
-    BY_V1_CALL,
-    CANCEL,
-    ENDPOINTS,
-    START,
-    Endpoint,
-    Request,
-)
+from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, CREDITS, START, Endpoint, Request
 from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError, ConfigurationError
 from revenuebase_compat.core.routes import V1
 from revenuebase_compat.core.routing import EvaluateFlag
@@ -39,10 +32,10 @@ from revenuebase_compat.core.settings import Settings, is_loopback
 
 from . import rewrite
 from .import_hook import write_stderr
+from .libraries.base import LibraryCall, as_bytes
 from .report import Report
 
 if TYPE_CHECKING:
-    from .libraries.base import LibraryCall
     from .report import Fate
 
 #: Whose code stands between the user's line and ours.
@@ -53,7 +46,7 @@ SKIPPED_FRAMES = frozenset(
 )
 
 #: v1's paths, for a first look at requests to other hosts.
-V1_PATHS = frozenset(one.path for one in ENDPOINTS)
+V1_PATHS = frozenset(path for _, path in BY_V1_CALL)
 V1_ENDINGS = tuple(V1_PATHS)
 RAW_V1_PATHS = frozenset(path.encode() for path in V1_PATHS)
 
@@ -88,13 +81,16 @@ class Interceptor:
         return self.host in host.lower() or path[:1] != "/" or path in V1_PATHS
 
     def endpoint(
-        self, method: str, scheme: str, host: str, port: int | None, target: str
+        self, method: str, scheme: str, host: str, port: int | None, target: str, headers: Any
     ) -> Endpoint | None:
-        """The endpoint to decide on; ``None`` for what passes as it is."""
+        """The endpoint to decide on; ``None`` for what passes. ``headers``: names, or pairs."""
         try:
             found = rewrite.recognise(self.settings.base_url, method, scheme, host, port, target)
             if found is None:
-                self._other_host(method, scheme, host, port, target)
+                endpoint = BY_V1_CALL.get((method, target.partition("?")[0]))
+                if endpoint is not None:
+                    where = f"{scheme}://{host}{f':{port}' if port else ''}"
+                    self._other_host(endpoint, where, host.lower(), port, headers)
             elif found.v2_path is None:
                 # Not the path of an unknown one, which may hold anything.
                 call = found.call if found.path in V1_PATHS else f"{method} /v1/…"
@@ -144,8 +140,7 @@ class Interceptor:
         if _LOGGER.isEnabledFor(logging.INFO):  # most programs never see it
             words = f"this program's {endpoint.call} is sent as {endpoint.successor}"
             notices.log(("moved", endpoint.name), "info", words, time.monotonic())
-        if self.report is not None:
-            self.record(endpoint.call, fate)
+        self.record(endpoint.call, fate)
 
     def refuse(self, what: str, *, decided: bool = False) -> None:
         """Raise where nothing may be left to v1: in a rehearsal, and under strict once v1 is gone.
@@ -180,26 +175,29 @@ class Interceptor:
         self.fail_open(ConfigurationError(f"{endpoint.call} cannot be moved: {why}"))
 
     def _other_host(
-        self, method: str, scheme: str, host: str, port: int | None, target: str
+        self, endpoint: Endpoint, where: str, host: str, port: int | None, headers: Any
     ) -> None:
-        endpoint = BY_V1_CALL.get((method, target.partition("?")[0]))
-        if endpoint is None:
-            return
         base_url = self.settings.base_url
         # localhost and 127.0.0.1 are one server, by two names.
-        alias = is_loopback(self.host) and is_loopback(host.lower().strip("[]"))
+        alias = is_loopback(self.host) and is_loopback(host.strip("[]"))
         alias = alias and port == rewrite.origin(base_url)[2]
+        # Other APIs have a /v1/credits, too, and a key in that header with it.
+        ours = endpoint is not CREDITS or "revenuebase" in host
+        known = alias or (ours and any(map(_is_key, headers)))
         words = (
-            f"{endpoint.call} to {scheme}://{host}{f':{port}' if port else ''} passes as it is, as "
-            f"base_url is {base_url}: to move it, set REVENUEBASE_BASE_URL to the one that the "
-            "program uses"
+            f"{endpoint.call} to {where} passes as it is, as base_url is {base_url}: to move it, "
+            "set REVENUEBASE_BASE_URL to the one that the program uses"
         )
-        if alias:
+        if known:
             self.record(endpoint.call, "left")
-            if self.strict:
-                raise ConfigurationError(words)
-        if alias or endpoint is CANCEL:  # other APIs have a /v1/credits, too
+        if alias and self.strict:
+            raise ConfigurationError(words)
+        if known or endpoint is CANCEL:
             self.warn("elsewhere", words)
+
+
+def _is_key(header: Any) -> bool:
+    return as_bytes(header[0] if isinstance(header, tuple) else header).lower() == b"x-key"
 
 
 async def intercept(active: Interceptor, endpoint: Endpoint, call: LibraryCall) -> Any:
@@ -262,6 +260,7 @@ async def _decide(
             replayable=replayable,
             strict=active.strict,
             leave=active.leave,
+            unsent=call.unsent,
         )
         command = next(steps)
         while isinstance(command, EvaluateFlag):

@@ -223,6 +223,7 @@ def move(
     replayable: bool = True,
     strict: bool = False,
     leave: Callable[[Endpoint], object] = lambda endpoint: None,
+    unsent: Callable[[Exception], bool] = lambda error: False,
 ) -> MoveSteps:
     """Decide on one recognised request, send it, and follow a v1 that answers 410.
 
@@ -236,6 +237,7 @@ def move(
             cannot, the 410 is the answer, and the memory of it moves the next request.
         strict: raise what v1 itself would otherwise say.
         leave: called before a request is left to v1, which it may refuse by raising.
+        unsent: tells of an exception thrown in whether nothing was sent; the event says so.
 
     Raises:
         ApiVersionRetiredError: as ``cancel_job``, but only if ``strict``.
@@ -263,8 +265,9 @@ def move(
         outcome = "cancelled" if 200 <= answer.status < 300 else "http_error"
     except Exception as error:
         outcome = type(error).__name__
+        if call.attempts and unsent(error):
+            call.unsent, call.maybe_applied = 1, False
         raise
     finally:
         if endpoint is CANCEL and call.attempts and call.settings.on_event is not None:
-            unknown = call.maybe_applied
-            context.emit(call.event(outcome, outcome_unknown=unknown, status_code=status))
+            context.emit(call.event(outcome, status_code=status))

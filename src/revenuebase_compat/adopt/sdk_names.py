@@ -20,6 +20,8 @@ from packaging.version import Version
 from revenuebase_compat.client import notices
 from revenuebase_compat.core import endpoints as v1
 
+from . import interceptor
+
 #: The attribute of a client, and the release that has it no more.
 DROPPED = {
     **dict.fromkeys(("email_processing", "user_operations", "company_resolver"), Version("0.2.0")),
@@ -165,8 +167,7 @@ def _resource(
 
 
 def _forwarded(call: str, target: str, installed: Version) -> Any:
-    [instead] = [new for *old, new in CALLS.values() if call in old]
-    find = attrgetter(target)
+    [(endpoint, instead)] = [(one, new) for one, (*old, new) in CALLS.items() if call in old]
     which = "which" if target == instead else f"and client.{instead}()"
     message = (
         f"client.{call}() is gone from revenuebase-sdk {installed}: it is forwarded to "
@@ -176,7 +177,10 @@ def _forwarded(call: str, target: str, installed: Version) -> Any:
     def forward(self: _Resource, **arguments: Any) -> Any:
         notices.log(("sdk_names", call), "warning", message, time.monotonic())
         notices.warn_at(notices.call_site(), message)
-        return find(self._client)(**arguments)
+        active = interceptor.active
+        if active is not None and target == instead:  # what goes to v1 is recorded on its way
+            active.record(endpoint.call, "moved")
+        return attrgetter(target)(self._client)(**arguments)
 
     forward.__name__ = forward.__qualname__ = call.partition(".")[2]
     forward.__doc__ = f"``client.{target}``."

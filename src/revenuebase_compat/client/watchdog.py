@@ -16,6 +16,9 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 
+#: Seconds without an attempt, after which the thread ends.
+IDLE = 60.0
+
 
 def place() -> tuple[object, ...]:
     """Where locks and connections are of use: not in a forked child, nor after gevent patched."""
@@ -167,9 +170,12 @@ class DeadlineWatchdog:
                 for attempt in [one for one in attempts if one.deadline <= now]:
                     del self._attempts[id(attempt)]
                     attempt.shut_down()
-                self._wakes_at = min((one.deadline for one in attempts), default=now + 60)
-                if not self._changed.wait(self._wakes_at - now) and not self._attempts:
-                    self._running = False  # nothing for a minute; the next attempt starts another
+                idle = not attempts
+                self._wakes_at = min((one.deadline for one in attempts), default=now + IDLE)
+                woken = self._changed.wait(self._wakes_at - now)
+                # A thread from before gevent patched cannot end: Python knows it by another name.
+                if idle and not woken and not attempts and place() == self.made_in:
+                    self._running = False  # the next attempt starts another
                     return
 
 
@@ -177,10 +183,7 @@ _watchdog: DeadlineWatchdog | None = None
 
 
 def watchdog() -> DeadlineWatchdog:
-    """The watchdog of this process.
-
-    Threads that make one at the same time are each watched by their own.
-    """
+    """This process's; threads that make one at the same time are each watched by their own."""
     global _watchdog
     if _watchdog is None or _watchdog.made_in != place():
         _watchdog = DeadlineWatchdog()

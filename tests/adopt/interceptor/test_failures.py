@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +13,7 @@ import aiohttp
 import httpx
 import pytest
 import requests
+import urllib3
 
 from revenuebase_compat import (
     ApiDeprecationWarning,
@@ -135,3 +139,79 @@ def test_a_key_is_neither_needed_nor_shown(
         assert cancel(by_httpx(httpx), server.base_url).status == 200
     assert [request.key for request in server.seen] == [KEY, KEY]
     assert KEY not in caplog.text + "".join(str(warning.message) for warning in caught)
+
+
+# --- what the event says of it ------------------------------------------------------------------
+
+
+def hanging_up(times: int) -> tuple[str, threading.Thread]:
+    """A server that reads so many requests, answers none, and then is no more."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    def serve() -> None:
+        with listener:
+            for _ in range(times):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return base_url, thread
+
+
+@every_library
+@pytest.mark.parametrize("alive", [GONE, ALIVE], ids=["moved", "left"])
+def test_a_request_that_never_connected_is_no_unknown_outcome(
+    send: Send, alive: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[CancelEvent] = []
+    refused, thread = hanging_up(0)
+    thread.join()
+    nowhere = refused.replace("127.0.0.1", "localhost")  # which is looked up
+    warnings.simplefilter("ignore", ApiDeprecationWarning)
+    for base_url in (refused, nowhere):
+        adopt.install(Settings(base_url=base_url, on_event=events.append, **alive))
+        if base_url == nowhere:
+            monkeypatch.setattr(socket, "getaddrinfo", no_name)
+        with pytest.raises(Exception):  # noqa: B017, PT011 (each library has its own)
+            cancel(send, base_url)
+    assert [(one.attempts, one.unsent, one.outcome_unknown) for one in events] == [
+        (1, 1, False)
+    ] * 2
+
+
+def no_name(*_: Any, **__: Any) -> Any:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@every_library
+def test_a_request_without_an_answer_is_one(send: Send) -> None:
+    events: list[CancelEvent] = []
+    base_url, thread = hanging_up(1)
+    adopt.install(Settings(base_url=base_url, on_event=events.append, **GONE))
+    try:
+        raise ConnectionRefusedError("the caller's own, which is handled meanwhile")
+    except ConnectionRefusedError:
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            cancel(send, base_url)
+    thread.join()
+    assert [(one.attempts, one.unsent, one.outcome_unknown) for one in events] == [(1, 0, True)]
+
+
+@pytest.mark.parametrize(("sent", "unknown"), [(0, False), (1, True)])
+def test_of_what_urllib3_repeats_every_attempt_counts(sent: int, unknown: bool) -> None:
+    """The one it fails with in the end was refused; one before that was sent."""
+    events: list[CancelEvent] = []
+    base_url, thread = hanging_up(sent)
+    if not sent:
+        thread.join()
+    adopt.install(Settings(base_url=base_url, on_event=events.append, **GONE))
+    policy = urllib3.Retry(2, allowed_methods=None, backoff_factor=0.1)
+    with urllib3.PoolManager(retries=policy) as pool:
+        with pytest.raises(urllib3.exceptions.MaxRetryError, match="refused"):
+            pool.request("POST", base_url + CANCEL, body=b'{"process_id": 42}', headers=JSON)
+    thread.join()
+    [event] = events
+    assert (event.unsent, event.outcome_unknown) == (int(not unknown), unknown)

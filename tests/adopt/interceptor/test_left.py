@@ -8,6 +8,7 @@ import http.client
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,8 @@ from revenuebase_compat import (
     Settings,
     adopt,
 )
+from revenuebase_compat.adopt import interceptor
+from revenuebase_compat.adopt.report import VARIABLE, prepare, read
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.adopt.interceptor.support import (
     ALIVE,
@@ -196,6 +199,60 @@ def test_a_cancel_that_goes_elsewhere_is_told_once(
         "https://api.revenuebase.ai: to move it, set REVENUEBASE_BASE_URL to the one that the "
         "program uses",
     )
+
+
+@every_library
+def test_a_call_with_the_key_that_goes_elsewhere_is_told_once_and_reported(
+    send: Send,
+    server: FaultServer,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To v1, of a client with a base URL of its own; what only looks like one is not told."""
+    report = prepare(str(tmp_path / "report"))
+    monkeypatch.setenv(VARIABLE, report)
+    adopt.install(Settings(), strict=True)
+    no_key = {"x-api-key": KEY, "Content-Type": "application/json"}
+    others = (
+        ("POST", CANCEL, no_key),  # told, as nobody else has that path, and not counted
+        ("GET", "/v1/queued-process", no_key),
+        ("GET", CANCEL, JSON),
+        ("GET", "/v1/credits", JSON),  # another vendor's: the same path, and the same header
+        ("POST", "/v1/process-email/", JSON),
+    )
+    send("POST", server.base_url + STATUS + "?all=1", b'{"process_id": 42}', {"X-Key": KEY})
+    for method, path, headers in others:
+        send(method, server.base_url + path, b"{}" if method == "POST" else None, headers)
+    send("GET", server.base_url + "/v1/queued-process", None, JSON)
+    assert [one.path for one in server.seen][1:-1] == [path for _, path, _ in others]
+    [message] = [one.message for one in caplog.records if one.name == "revenuebase_compat"]
+    assert message.startswith(f"POST {STATUS} to {server.base_url} passes as it is")
+    assert "set REVENUEBASE_BASE_URL" in message
+    counted, _ = read(report)
+    assert {(call, fate) for call, fate, _ in counted} == {
+        (f"POST {STATUS}", "left"),
+        ("GET /v1/queued-process", "left"),
+    }
+    assert counted.total() == 2
+    [where] = {site.rpartition(":")[0] for *_, site in counted}
+    assert where.endswith("support.py")  # which stands for the caller here
+
+
+def test_a_credits_call_counts_where_the_host_is_the_vendors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = prepare(str(tmp_path / "report"))
+    monkeypatch.setenv(VARIABLE, report)
+    adopt.install(Settings(), strict=True)
+    active: Any = interceptor.active
+    for host in ("api.other.example", "eu.RevenueBase.ai"):
+        for headers in ((b"x-key", KEY.encode()),), {"X-KEY": KEY}, {}:
+            assert active.endpoint("GET", "https", host, None, "/v1/credits", headers) is None
+    assert sum(read(report)[0].values()) == 2
+    # Of what is no call of v1, not even the headers are looked at.
+    unseen: Any = None
+    assert active.endpoint("GET", "https", "eu.revenuebase.ai", None, "/v1/jobs", unseen) is None
 
 
 def post_by(library: str, url: str) -> None:

@@ -154,6 +154,10 @@ def test_clients_that_follow_redirects_of_v2(server: FaultServer) -> None:
         async with aiohttp.ClientSession() as session:
             async with session.post(url, data=body, headers=JSON) as answer:
                 assert str(answer.url) == server.base_url + "/v2/jobs/43"
+                [first] = answer.history
+                shown = first.method, str(first.url), str(first.request_info.url)
+                assert shown == ("POST", url, url)
+                assert (first.status, first.headers["Location"]) == (303, "/v2/jobs/43")
                 return answer.status
 
     ways: list[Callable[[], int]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from revenuebase_compat.adopt import interceptor
@@ -72,12 +73,12 @@ class AiohttpCall(LibraryCall):
             response = await self._original(alike, moved.method, url.join(target), **options)
         finally:
             alike.detach()
-        if not response._history:
-            url = url.with_user(None).with_query(response._url.query)
-            info = response._request_info
-            response.method, response._url, response._real_url = method, url, url
-            response._request_info = type(info)(url, method, info.headers, url)
-            response._cache.clear()  # of the properties over these
+        first = [*response._history, response][0]  # the one that was moved, were it redirected
+        url = url.with_user(None).with_query(first._url.query)
+        info = first._request_info
+        first.method, first._url, first._real_url = method, url, url
+        first._request_info = type(info)(url, method, info.headers, url)
+        first._cache.clear()  # of the properties over these
         return response
 
     async def close(self, response: Any) -> None:
@@ -108,7 +109,9 @@ def _request(original: Any) -> Any:
                 url = self._build_url(str_or_url)
         if active and url is not None and url.host:
             where = url.scheme, url.host, url.port, url.raw_path_qs
-            endpoint = active.endpoint(method.upper(), *where)
+            given: Any = kw.get("headers")  # an iterator, say, could be read only once
+            headers = chain(self._default_headers, given if hasattr(given, "__len__") else ())
+            endpoint = active.endpoint(method.upper(), *where, headers)
         if active is None or endpoint is None:
             return await original(self, method, str_or_url, **kw)
         # Raised from within, it would show the URL of v2, and end a rehearsal at the 410.

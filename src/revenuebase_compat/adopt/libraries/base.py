@@ -11,6 +11,13 @@ from revenuebase_compat.adopt.rewrite import Headers, describes_body
 from revenuebase_compat.core.decoding import MAX_BODY
 from revenuebase_compat.core.endpoints import Endpoint, Request
 
+#: Exceptions of httpcore, urllib3, aiohttp and Python, by name, as no library is imported here.
+_NOT_CONNECTED = (
+    *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "NewConnectionError"),
+    *("ConnectTimeoutError", "EmptyPoolError", "ClientConnectorError", "ConnectionTimeoutError"),
+    *("ConnectionRefusedError", "gaierror", "SSLCertVerificationError"),
+)
+
 
 class LibraryCall(ABC):
     """A request that was recognised: what the library's function was called on, and with.
@@ -43,6 +50,10 @@ class LibraryCall(ABC):
     def replayable(self) -> bool:
         """Whether the body can be sent a second time: there is none, or it is bytes or text."""
         return is_text(self._options["body"])
+
+    def unsent(self, error: Exception) -> bool:
+        """Whether the library's exception says that it never connected."""
+        return any(kind.__name__ in _NOT_CONNECTED for kind in type(error).__mro__)
 
     @abstractmethod
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:

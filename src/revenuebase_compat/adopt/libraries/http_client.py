@@ -95,7 +95,7 @@ def request(original: Any) -> Any:
             host, port = self._tunnel_host, self._tunnel_port
         if active is not None and active.concerns(host, url) and not _of_urllib3(kind):
             scheme = "https" if self.default_port == 443 else "http"
-            endpoint = active.endpoint(method, scheme, host, port, url)
+            endpoint = active.endpoint(method, scheme, host, port, url, headers)
             if endpoint is not None:
                 base_url = active.settings.base_url
                 call = HttpClientCall(base_url, original, self, method, url, **options)

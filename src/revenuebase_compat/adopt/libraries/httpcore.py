@@ -127,7 +127,7 @@ def _recognised(kind: type[HttpcoreCall], original: Any, pool: Any, request: Any
         return None
     parts = (request.method, url.scheme, url.host, url.target)
     method, scheme, host, target = [part.decode("latin-1") for part in parts]
-    endpoint = active.endpoint(method, scheme, host, url.port, target)
+    endpoint = active.endpoint(method, scheme, host, url.port, target, request.headers)
     if endpoint is None:
         return None
     call = kind(active.settings.base_url, original, pool, request)

@@ -22,6 +22,7 @@ class Urllib3Call(LibraryCall):
         (method, url), options = self._given, self._options
         target = url
         hidden: tuple[int, ...] = ()
+        self._failed: list[Any] = []
         if moved is None:
             # Followed to v2, where it can be; else the caller's policy is to have its way.
             hidden = (GONE,) if endpoint.names_job or self.replayable() else ()
@@ -32,12 +33,18 @@ class Urllib3Call(LibraryCall):
                 about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
                 options = {**options, **about_body}
         policy = _policy(self._owner, options)
-        policy.moved = _Moved(self._given, (method, target), hidden)
+        policy.moved = _Moved(self._given, (method, target), hidden, self._failed)
         response = self._original(self._owner, method, target, **{**options, "retries": policy})
         if getattr(response, "_request_url", None) == target:
             response._request_url = url
         _restore(getattr(response, "retries", None))
         return response
+
+    def unsent(self, error: Exception) -> bool:
+        # Of what was repeated, every attempt. A MaxRetryError and a ProxyError have a cause.
+        errors = [*self._failed, getattr(error, "reason", None) or error]
+        causes = [getattr(one, "original_error", None) or one for one in errors]
+        return all(map(super().unsent, causes))
 
     async def close(self, response: Any) -> None:
         response.drain_conn()
@@ -74,6 +81,8 @@ class _Moved(NamedTuple):
     given: tuple[str, str]
     sent: tuple[str, str]
     hidden: tuple[int, ...]
+    #: The error of each attempt that the policy was asked about; ``None`` of one with an answer.
+    failed: list[Any]
 
 
 class _Policy:
@@ -91,7 +100,7 @@ class _Policy:
         return made
 
     def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-        given, sent, hidden = self.moved
+        given, sent, hidden, _ = self.moved
         if status_code in hidden:
             return False
         ask = super().is_retry  # type: ignore[misc]
@@ -99,6 +108,7 @@ class _Policy:
         return all(ask(one, status_code, has_retry_after) for one in methods)
 
     def increment(self, method: Any = None, url: Any = None, *args: Any, **kw: Any) -> Any:
+        self.moved.failed.append(kw.get("error"))
         if (method, url) == self.moved.sent:
             url = self.moved.given[1]
             if self._is_method_retryable(method):  # type: ignore[attr-defined]
@@ -154,13 +164,14 @@ def urlopen(original: Any) -> Any:
         if args:
             kw.update(zip(_MORE, args, strict=False))
         if active is not None and active.concerns(self.host, url):
-            endpoint = active.endpoint(method, self.scheme, self.host, self.port, url)
+            sent = self.headers if headers is None else headers
+            endpoint = active.endpoint(method, self.scheme, self.host, self.port, url, sent)
             retries = kw.get("retries")
             again = isinstance(retries, _Policy) and retries.moved.sent == (method, url)
             if endpoint is not None and kw.get("multiplexed"):
                 active.out_of_reach(endpoint, "a multiplexed answer of urllib3-future")
             elif endpoint is not None and not again:
-                kw.update(body=body, headers=self.headers if headers is None else headers)
+                kw.update(body=body, headers=sent)
                 call = Urllib3Call(active.settings.base_url, original, self, method, url, **kw)
                 return interceptor.run_now(interceptor.intercept(active, endpoint, call))
         return original(self, method, url, body=body, headers=headers, **kw)
