@@ -129,12 +129,55 @@ def test_a_reader_who_leaves_ends_the_run_like_a_ctrl_c(server: FaultServer) -> 
     assert lines[-1].startswith("to go on: the same command again")
 
 
-def test_a_reader_who_leaves_at_the_end_changes_nothing(server: FaultServer) -> None:
+def test_a_reader_who_leaves_at_the_end_undoes_nothing(server: FaultServer) -> None:
     done = shell(server, "set -o pipefail; ours cancel --yes {1..300} | head -n 0; echo $?")
-    assert done.stdout == b"0\n"
+    assert done.stdout == b"130\n"
     assert len(server.applied) == 300
+    assert re.fullmatch(r"300 jobs in 0:\d\d: 300 cancelled", done.stderr.decode().splitlines()[-1])
     done = shell(server, "set -o pipefail; ours cancel --yes {1..300} 2> >(head -n 1); echo $?")
     assert done.stdout.endswith(b"\n0\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cancel 1",
+        "cancel 1 2 3",
+        "cancel 1 2 3 --json",
+        "route 1 2",
+        "timeline",
+        "doctor",
+        "report /dev/null",
+        "demo",
+        "sandbox --port 0",
+        "pth status",
+        "--version",
+        "cancel --help",
+    ],
+)
+def test_where_nobody_reads_every_command_ends_like_a_ctrl_c(
+    server: FaultServer, command: str, unbuffered: str
+) -> None:
+    # The reader is gone before the command begins.
+    line = f"(sleep 0.2; ours {command}) | true; echo ${{PIPESTATUS[0]}}"
+    done = shell(server, line, PYTHONUNBUFFERED=unbuffered)
+    assert done.stdout == b"130\n"
+    assert b"again" not in done.stderr
+    if command.startswith("cancel 1 2"):
+        assert done.stderr.endswith(b": 3 cancelled\n")
+        assert sorted(server.applied) == [1, 2, 3]
+    else:
+        assert done.stderr == b""
+
+
+def test_what_a_hook_printed_is_flushed_at_the_end(server: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "hook.py").write_text("def hook(event):\n    print(event.outcome)\n")
+    where = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    hook = {"REVENUEBASE_ON_EVENT": "hook:hook", "PYTHONPATH": where, "PYTHONUNBUFFERED": ""}
+    line = "(sleep 0.2; ours cancel --quiet 1 2) | true; echo ${PIPESTATUS[0]}"
+    done = shell(server, line, **hook)
+    assert (done.stdout, done.stderr) == (b"130\n", b"")
 
 
 # --- narrow terminals -------------------------------------------------------------------------

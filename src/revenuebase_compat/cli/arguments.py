@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from revenuebase_compat.core.errors import InvalidProcessIdError
 from revenuebase_compat.core.models import check_process_id
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL
 
-from .output import WRONG, complain, note
+from .output import WRONG, complain, note, writing
 
 #: ``cancel`` asks once, on a terminal, where there are more jobs than that.
 ASK_FROM = 20
@@ -54,8 +55,9 @@ class _Parser(ArgumentParser):
         raise SystemExit(WRONG)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        with suppress(OSError):  # newer versions of argparse do so themselves
-            super()._print_message(message, file)
+        # argparse itself hides that there is no reader, or ends in a traceback: by its version.
+        with writing() if file is sys.stdout else suppress(OSError):
+            file.write(message)
 
 
 class _WrappedLines(HelpFormatter):

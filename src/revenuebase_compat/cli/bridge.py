@@ -14,7 +14,7 @@ from revenuebase_compat.adopt.report import FATES, Report, prepare, read
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
-from .output import WRONG, OutputLost, columns, complain, note, printable, shortened, show
+from .output import WRONG, OutputLost, columns, complain, note, printable, shortened, show, writing
 
 STYLES = {"moved": "green", "followed": "yellow", "left": "red"}
 
@@ -31,7 +31,8 @@ def run(arguments: Namespace) -> int:
 
 def pth(arguments: Namespace) -> int:
     """Put the start-up file of this Python in, take it away, or say whether it is there."""
-    return start_up_file.pth(arguments.action)
+    with writing():
+        return start_up_file.pth(arguments.action)
 
 
 def report(arguments: Namespace) -> int:

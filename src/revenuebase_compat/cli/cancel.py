@@ -106,6 +106,7 @@ class Batch:
         self.started: set[JobId] = set()
         self.routes: dict[int, Route | None] = {}
         self.states: dict[int, JobStatus] = {}
+        self.unread = False
         #: Why nothing more is started, where it was not Ctrl-C.
         self.why = ""
         runtime, before, total = client.runtime, self.records.values(), len(process_ids)
@@ -137,8 +138,10 @@ class Batch:
             # The threads of the jobs under way would hold up a regular exit.
             finish()
             os._exit(STOPPED)
+        if self.unread or (rest and self.display.stopping):
+            return STOPPED
         if rest:
-            return STOPPED if self.display.stopping else 1
+            return 1
         return 0 if all(one.ok for one in done) else 1
 
     def on_start(self, process_id: JobId) -> None:
@@ -174,6 +177,7 @@ class Batch:
         try:
             write(*what, **facts)
         except (OutputLost, ConfigurationError) as error:
+            self.unread |= not str(error)
             if str(error) and not self.why:
                 complain(str(error))
                 self.why = str(error)
@@ -185,7 +189,7 @@ class Batch:
         if interrupt and self.display.stopping:
             raise KeyboardInterrupt
         self.jobs.stop()
-        self.display.stop()
+        self.display.stop(again=" again" if interrupt else "")
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

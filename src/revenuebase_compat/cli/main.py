@@ -1,7 +1,8 @@
 """The command ``revenuebase-compat``: arguments in, lines and exit codes out.
 
 Results go to stdout, notices and progress to stderr. Exit codes: 0 all cancelled, 1 some job
-was not, 2 wrong usage or settings, 130 stopped. A command's module is imported when it runs.
+was not, 2 wrong usage or settings, 130 stopped, also by a reader of stdout who left, in whichever
+command. A command's module is imported when it runs.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
         complain(str(error))
         return WRONG
     except OutputLost as error:
-        if str(error):
-            complain(str(error))
+        if not str(error):
+            return STOPPED
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return STOPPED
     finally:
-        output.finish()
+        if not output.finish():
+            raise SystemExit(STOPPED) from None

@@ -20,7 +20,7 @@ from revenuebase_compat.core.models import Job
 from .journal import JobRecord
 from .output import note, printable
 
-_STOPPING = "stopping when the jobs under way are done; Ctrl-C again: now"
+_STOPPING = "stopping when the jobs under way are done; Ctrl-C{}: now"
 _PAUSED = "the rate limit is used up: going on in {}"
 
 
@@ -43,7 +43,8 @@ class Display:
     def __init__(
         self, before: Iterable[JobRecord], total: int, monotonic: Callable[[], float], quiet: bool
     ) -> None:
-        self.stopping = False
+        #: What is said once no further job is started.
+        self.stopping = ""
         self._total, self._monotonic, self._quiet = total, monotonic, quiet
         self._counts = Counter(found.name for found in before)
         self._before = self._counts.total()
@@ -127,7 +128,7 @@ class Display:
         if states:
             lines.append(f"{self._jobs.under_way} under way: {_listed(states)}")
         if self.stopping:
-            lines.append(_STOPPING)
+            lines.append(self.stopping)
         elif self._resumes > now:
             lines.append(_PAUSED.format(span(self._resumes - now)))
         return done, [line for line in lines if line]
@@ -166,12 +167,14 @@ class Display:
         if self._live is None and not self._quiet:
             note(text)
 
-    def stop(self) -> None:
+    def stop(self, again: str) -> None:
         """No further job is started. For a signal's handler: nothing that may be under way."""
-        if self._live is None and not self.stopping:
+        if self.stopping:
+            return
+        self.stopping = _STOPPING.format(again)
+        if self._live is None:
             with suppress(OSError):
-                os.write(2, f"{_STOPPING}\n".encode())
-        self.stopping = True
+                os.write(2, f"{self.stopping}\n".encode())
 
     def summary(self, records: Iterable[JobRecord], resume: str | None, why: str) -> str:
         """What is done, what is not and ``why``, and how to go on."""
