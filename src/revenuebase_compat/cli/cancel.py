@@ -19,7 +19,7 @@ from revenuebase_compat.client.facade import Client
 from revenuebase_compat.client.many import CancelJobs
 from revenuebase_compat.client.notices import ApiDeprecationWarning, call_site
 from revenuebase_compat.client.runtime import emit
-from revenuebase_compat.core.errors import STOP_ON, ConfigurationError
+from revenuebase_compat.core.errors import STOP_ON, ConfigurationError, RateLimitError
 from revenuebase_compat.core.events import CancelEvent
 from revenuebase_compat.core.many import JobOutcome
 from revenuebase_compat.core.models import Job, JobId, JobStatus
@@ -104,6 +104,8 @@ class Batch:
         rows = arguments.json and sys.stdout.isatty()
         self.silent = arguments.quiet or rows or (self.single and self.wait is None)
         self.started: set[JobId] = set()
+        #: Those that were refused for their rate, and given up.
+        self.refused: dict[int, JobRecord] = {}
         self.routes: dict[int, Route | None] = {}
         self.states: dict[int, JobStatus] = {}
         self.unread = False
@@ -129,11 +131,11 @@ class Batch:
         done = [self.records[one] for one in self.process_ids if one in self.records]
         rest = [one for one in self.process_ids if one not in self.records]
         for job in rest:
-            self.show_row(unfinished(job, started=job in self.started))
+            self.show_row(self.refused.get(job) or unfinished(job, started=job in self.started))
         if not self.given.json and not self.given.quiet:
             self.attempt(self.show_table, done)
         if rest or not (self.single or self.given.quiet):
-            note(self.display.summary(done, self.given.resume, self.why))
+            note(self.display.summary(done, self.given.resume, self.why, len(self.refused)))
         if left:
             # The threads of the jobs under way would hold up a regular exit.
             finish()
@@ -159,7 +161,12 @@ class Batch:
 
     def on_outcome(self, outcome: JobOutcome) -> None:
         job = int(outcome.process_id)
-        one = self.records[job] = finished(outcome, self.routes.get(job))
+        one = finished(outcome, self.routes.get(job))
+        if self.display.stopping and isinstance(outcome.error, RateLimitError):
+            self.refused[job] = one
+            one["error"] = "interrupted"
+            return
+        self.records[job] = one
         if isinstance(outcome.error, STOP_ON):
             self.why = "the key was refused"
         self.attempt(self.journal.write, "done", process_id=job, final=one.final, row=one)

@@ -176,7 +176,9 @@ class Display:
             with suppress(OSError):
                 os.write(2, f"{self.stopping}\n".encode())
 
-    def summary(self, records: Iterable[JobRecord], resume: str | None, why: str) -> str:
+    def summary(
+        self, records: Iterable[JobRecord], resume: str | None, why: str, refused: int
+    ) -> str:
         """What is done, what is not and ``why``, and how to go on."""
         done, took = self._counts.total(), span(self._monotonic() - self._began)
         counts, under_way = _listed(self._counts), self._jobs.under_way
@@ -186,9 +188,10 @@ class Display:
             more = f"\nworth another try: {again}, by the same command" if again else ""
             return f"{done} jobs in {took}: {counts}{earlier}{more}"
         left = f"{under_way} left under way, " if under_way else ""
+        left += f"{refused} refused by the rate limit, " if refused else ""
         how = f"{resume} tells what is done" if resume else "best with --resume JOURNAL"
         return (
             f"stopped after {took} with {done} of {self._total} jobs done, "
-            f"{left}{self._total - done - under_way} not started{why and ': ' + why}\n"
+            f"{left}{self._total - done - under_way - refused} not started{why and ': ' + why}\n"
             f"{counts or '0 cancelled'}\nto go on: the same command again; {how}"
         )

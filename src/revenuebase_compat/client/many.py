@@ -13,13 +13,19 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from revenuebase_compat.core import cancellation
-from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
+from revenuebase_compat.core.errors import (
+    STOP_ON,
+    CancelError,
+    ConfigurationError,
+    RateLimitError,
+)
 from revenuebase_compat.core.many import (
     SLICE,
     JobCancelled,
     JobFailed,
     JobOutcome,
     RateLimiter,
+    Stopped,
     paced,
 )
 from revenuebase_compat.core.models import Job, JobId, check_process_id, check_wait
@@ -102,6 +108,10 @@ class Jobs:
 
         return paced(begin, self.limiter, context)
 
+    def stop(self) -> None:
+        """Start no further job, and begin none again that was refused for its rate."""
+        self.ended = self.limiter.stopped = True
+
     def close(self) -> None:
         """Start no further job, and let those under way send nothing more."""
         self.ended = self.closed = True
@@ -109,11 +119,13 @@ class Jobs:
     def failed(self, process_id: JobId, error: BaseException, events: list[CancelEvent]) -> None:
         """Note an outcome: an error of ours, or of somebody else with what is known of the call."""
         if not isinstance(error, CancelError):
-            words = f"{type(error).__name__}: {error}"
-            if isinstance(error, _Closed):
+            kind, words = CancelError, f"{type(error).__name__}: {error}"
+            if isinstance(error, Stopped):
+                kind, words = RateLimitError, "stopped while it waited for the rate limit"
+            elif isinstance(error, _Closed):
                 words = "the iterator of cancel_jobs, or its client, was closed"
             route = events[-1].route if events else None
-            error = CancelError(
+            error = kind(
                 f"job {process_id}: {words}",
                 process_id=events[-1].process_id if events else None,
                 api_version=route.version if route else None,
@@ -201,7 +213,8 @@ class CancelJobs(Iterator[JobOutcome]):
     """Outcomes of many jobs, in the order they finish.
 
     It may be interrupted (``KeyboardInterrupt``) and iterated on. To stop early: after ``stop()``
-    no further job is started, and those under way still come; ``close()``, the end of a ``with``
+    no further job is started, and those under way still come, with a ``RateLimitError`` at once
+    where they only waited for the rate limit after a 429; ``close()``, the end of a ``with``
     block, or dropping the iterator ends it at once: what is being sent is sent, and nothing more.
     Closing the client does the same, but outcomes of what was under way still come. In ``atexit``,
     where Python starts no more threads (3.12 and later), jobs run one after the other.
@@ -243,7 +256,7 @@ class CancelJobs(Iterator[JobOutcome]):
 
     def stop(self) -> None:
         """Start no further job; those under way still come."""
-        self._jobs.ended = True
+        self._jobs.stop()
 
     def close(self) -> None:
         """End it: no further job, no further request of those under way, no further outcome."""
@@ -346,7 +359,7 @@ class AsyncCancelJobs(AsyncIterator[JobOutcome]):
 
     def stop(self) -> None:
         """Start no further job; those under way still come."""
-        self._jobs.ended = True
+        self._jobs.stop()
 
     async def aclose(self) -> None:
         """End it: no further job, no further request, no further outcome."""

@@ -52,6 +52,10 @@ class JobFailed:
     ok: ClassVar[Literal[False]] = False
 
 
+class Stopped(Exception):
+    """A job that was refused for its rate, and had its time to come, was given up by a stop."""
+
+
 #: What became of one of many jobs. ``ok`` tells the two apart, for type checkers as well (pyright
 #: wants ``outcome.ok is True``, or ``outcome.error is None``).
 JobOutcome = JobCancelled | JobFailed
@@ -73,6 +77,8 @@ class RateLimiter:
         self.answers = 0
         #: Whether jobs wait to be begun: those that are only looked at let them go first.
         self.newcomers = False
+        #: Whether jobs that were refused are given up: the server did nothing for them.
+        self.stopped = False
         self._most = most
         self._free = 1.0
         self._under_way = 0
@@ -162,12 +168,12 @@ def paced(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext)
             sent = error.attempts = sent + error.attempts
             if error.outcome_unknown or not refusals_left:
                 raise
-        yield from _turn(limiter, context)
+        yield from _turn(limiter, context, refused=True)
     raise AssertionError("unreachable")
 
 
 def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext) -> Flow:
-    taken, looks, since = True, False, 0
+    taken, looks, refused, since = True, False, False, 0
     answer: Any = None
     try:
         with closing(begin()) as steps:
@@ -176,11 +182,16 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
                 sending = isinstance(command, SendRequest)
                 if sending:
                     if not taken:
-                        yield from _turn(limiter, context, looks=looks)
+                        yield from _turn(limiter, context, looks=looks, refused=refused)
                     taken, since = False, limiter.answers
                 answer = None
                 try:
-                    answer = yield command
+                    if refused and isinstance(command, Sleep):
+                        yield from _pause(limiter, command.seconds)
+                    else:
+                        answer = yield command
+                except Stopped:
+                    raise
                 except Exception as error:
                     steps.throw(error)
                     raise
@@ -189,6 +200,7 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
                         limiter.record(answer, since, context.clock(), context.monotonic())
                 # What follows a success are looks at how the job ends.
                 looks |= isinstance(answer, Response) and answer.status < 300
+                refused = isinstance(answer, Response) and answer.status == 429 and not looks
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     finally:
@@ -197,7 +209,20 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
 
 
 def _turn(
-    limiter: RateLimiter, context: CallContext, *, looks: bool = False
+    limiter: RateLimiter, context: CallContext, *, looks: bool = False, refused: bool
 ) -> Generator[Sleep, None, None]:
-    while (wait := limiter.acquire(context.monotonic(), looks=looks)) > 0:
+    while True:
+        if refused and limiter.stopped:
+            raise Stopped
+        wait = limiter.acquire(context.monotonic(), looks=looks)
+        if wait <= 0:
+            return
         yield Sleep(min(wait, SLICE))
+
+
+def _pause(limiter: RateLimiter, seconds: float) -> Generator[Sleep, None, None]:
+    while seconds > 0:
+        if limiter.stopped:
+            raise Stopped
+        yield Sleep(min(seconds, SLICE))
+        seconds -= SLICE
