@@ -356,7 +356,7 @@ def test_stop_is_heard_while_the_rate_limit_forbids_to_start(server: FaultServer
 def test_stop_gives_up_what_was_only_refused_and_waits_for_what_is_sent(
     server: FaultServer, kind: type[Client] | type[AsyncClient], retry_after: int
 ) -> None:
-    refused = respond(429, headers={"Retry-After": str(retry_after)})
+    refused = late(0.3, respond(429, headers={"Retry-After": str(retry_after)}))
     server.script_for(1, respond(500), refused)  # nobody knows what became of the first
     server.script_for(2, late(1.5))
     server.script_for(3, refused)

@@ -142,9 +142,7 @@ class Batch:
             os._exit(STOPPED)
         if self.unread or (rest and self.display.stopping):
             return STOPPED
-        if rest:
-            return 1
-        return 0 if all(one.ok for one in done) else 1
+        return 0 if not rest and all(one.ok for one in done) else 1
 
     def on_start(self, process_id: JobId) -> None:
         self.started.add(process_id)

@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
         arguments.clocks = clocks
         module, _, function = arguments.run.partition(":")
         code: int = getattr(import_module(f".{module}", __package__), function)(arguments)
-        return code
+        with output.writing():  # what a hook of the user's has printed
+            return code
     except (ConfigurationError, InvalidProcessIdError, MissingExtraError) as error:
         complain(str(error))
         return WRONG
@@ -45,5 +46,4 @@ def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
     except KeyboardInterrupt:
         return STOPPED
     finally:
-        if not output.finish():
-            raise SystemExit(STOPPED) from None
+        output.finish()

@@ -38,19 +38,13 @@ def set_up() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def finish() -> bool:
-    """Flush, so that Python finds nothing left that could fail, which would be exit code 120.
-
-    Returns whether somebody was there to read stdout.
-    """
-    unread = False
+def finish() -> None:
+    """Flush, so that Python finds nothing left that could fail, which would be exit code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError) as error:
-            unread |= stream is sys.stdout and isinstance(error, BrokenPipeError)
+        except (OSError, ValueError):
             _drop(stream)
-    return not unread
 
 
 def printable(text: str) -> str:

@@ -13,12 +13,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from revenuebase_compat.core import cancellation
-from revenuebase_compat.core.errors import (
-    STOP_ON,
-    CancelError,
-    ConfigurationError,
-    RateLimitError,
-)
+from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError, RateLimitError
 from revenuebase_compat.core.many import (
     SLICE,
     JobCancelled,
@@ -120,10 +115,10 @@ class Jobs:
         """Note an outcome: an error of ours, or of somebody else with what is known of the call."""
         if not isinstance(error, CancelError):
             kind, words = CancelError, f"{type(error).__name__}: {error}"
-            if isinstance(error, Stopped):
-                kind, words = RateLimitError, "stopped while it waited for the rate limit"
-            elif isinstance(error, _Closed):
+            if isinstance(error, _Closed):
                 words = "the iterator of cancel_jobs, or its client, was closed"
+            elif isinstance(error, Stopped):
+                kind, words = RateLimitError, str(error)
             route = events[-1].route if events else None
             error = kind(
                 f"job {process_id}: {words}",

@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from operator import sub
 from typing import Any, ClassVar, Literal
 
 from . import responses
@@ -52,13 +54,13 @@ class JobFailed:
     ok: ClassVar[Literal[False]] = False
 
 
-class Stopped(Exception):
-    """A job that was refused for its rate, and had its time to come, was given up by a stop."""
-
-
 #: What became of one of many jobs. ``ok`` tells the two apart, for type checkers as well (pyright
 #: wants ``outcome.ok is True``, or ``outcome.error is None``).
 JobOutcome = JobCancelled | JobFailed
+
+
+class Stopped(Exception):
+    """A stop gave up a job that the server had refused for its rate."""
 
 
 class RateLimiter:
@@ -77,7 +79,7 @@ class RateLimiter:
         self.answers = 0
         #: Whether jobs wait to be begun: those that are only looked at let them go first.
         self.newcomers = False
-        #: Whether jobs that were refused are given up: the server did nothing for them.
+        #: Whether those that were refused for their rate are given up, and not sent again.
         self.stopped = False
         self._most = most
         self._free = 1.0
@@ -168,7 +170,7 @@ def paced(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext)
             sent = error.attempts = sent + error.attempts
             if error.outcome_unknown or not refusals_left:
                 raise
-        yield from _turn(limiter, context, refused=True)
+        yield from _wait(limiter, context, limiter.acquire)
     raise AssertionError("unreachable")
 
 
@@ -182,25 +184,27 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
                 sending = isinstance(command, SendRequest)
                 if sending:
                     if not taken:
-                        yield from _turn(limiter, context, looks=looks, refused=refused)
+                        due = partial(limiter.acquire, looks=looks)
+                        yield from _wait(limiter, context, due, refused)
                     taken, since = False, limiter.answers
                 answer = None
                 try:
                     if refused and isinstance(command, Sleep):
-                        yield from _pause(limiter, command.seconds)
+                        due = partial(sub, context.monotonic() + command.seconds)
+                        yield from _wait(limiter, context, due)
                     else:
                         answer = yield command
-                except Stopped:
-                    raise
                 except Exception as error:
-                    steps.throw(error)
+                    if not isinstance(error, Stopped):
+                        steps.throw(error)
                     raise
                 finally:
                     if sending:
                         limiter.record(answer, since, context.clock(), context.monotonic())
                 # What follows a success are looks at how the job ends.
                 looks |= isinstance(answer, Response) and answer.status < 300
-                refused = isinstance(answer, Response) and answer.status == 429 and not looks
+                if sending:
+                    refused = isinstance(answer, Response) and answer.status == 429 and not looks
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     finally:
@@ -208,21 +212,10 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
             limiter.cancel()
 
 
-def _turn(
-    limiter: RateLimiter, context: CallContext, *, looks: bool = False, refused: bool
+def _wait(
+    limiter: RateLimiter, context: CallContext, due: Callable[[float], float], refused: bool = True
 ) -> Generator[Sleep, None, None]:
-    while True:
+    while (seconds := due(context.monotonic())) > 0:
         if refused and limiter.stopped:
-            raise Stopped
-        wait = limiter.acquire(context.monotonic(), looks=looks)
-        if wait <= 0:
-            return
-        yield Sleep(min(wait, SLICE))
-
-
-def _pause(limiter: RateLimiter, seconds: float) -> Generator[Sleep, None, None]:
-    while seconds > 0:
-        if limiter.stopped:
-            raise Stopped
+            raise Stopped("stopped while it waited for the rate limit")
         yield Sleep(min(seconds, SLICE))
-        seconds -= SLICE
