@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from revenuebase_compat.cli.main import main
 from tests.conftest import TEST_KEY
 from tests.support.fault_server import FaultServer, late, respond
 
@@ -197,3 +199,57 @@ def test_without_a_command_the_help_is_printed(server: FaultServer) -> None:
     assert (bare.returncode, bare.stdout) == (2, b"")
     assert (asked.returncode, asked.stderr) == (0, b"")
     assert bare.stderr == asked.stdout
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+BEGINS = {
+    "doctor": [
+        "ok       setting  base_url:",
+        "         https://api.revenuebase.ai",
+        "         (default)",
+    ],
+    "route 42 1234567": [
+        "job 42: v2 (SUNSET): API v1 ended on",
+        "        2026-07-07",
+        "job 1234567: v2 (SUNSET): API v1 ended",
+        "             on 2026-07-07",
+    ],
+    "timeline --from 2026-07-06": [
+        "2026-07-06T00:00:00+00:00  v1 sunsetting",
+        "             100 % v1 (DEFAULT)",
+        "2026-07-07T00:00:00+00:00  v1 retired",
+        "             100 % v2 (SUNSET)",
+    ],
+    "demo": [
+        "2026-06-01  v1 has five weeks left: a",
+        "            script as it is, and",
+        "            cancel_job",
+        "  nightly.py 41",
+        "  GET /v1/credits 200 1000 credits",
+    ],
+}
+
+
+@pytest.mark.parametrize("command", BEGINS)
+def test_lines_are_wrapped_at_40_columns(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    for name in [name for name in os.environ if name.startswith("REVENUEBASE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = {}
+    for columns in ("40", "200"):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(command.split(), sleep=lambda _seconds: None) == 0
+        text[columns] = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())
+    lines = text["40"].splitlines()
+    assert [line for line in lines if len(line) > 40] == []
+    first = lines.index(BEGINS[command][0])
+    assert lines[first : first + len(BEGINS[command])] == BEGINS[command]
+    if command != "demo":  # which is told of v1 once an hour
+        narrow, wide = ("".join(one.split()) for one in text.values())
+        assert narrow == wide, "nothing is lost"

@@ -50,7 +50,7 @@ def doctor(arguments: Namespace) -> int:
     for item in findings:
         note = f" ({item.note})" if item.note else ""
         line = f"{item.severity:<8} {item.about:<8} {item.name}: {item.value}{note}"
-        show(json.dumps(item._asdict()) if arguments.json else line)
+        show(json.dumps(item._asdict())) if arguments.json else show(line, indent=9)
     wrong = {item.about for item in findings if item.severity == "problem"}
     return 2 if "setting" in wrong else 1 if wrong else 0
 

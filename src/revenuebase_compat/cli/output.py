@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -79,17 +80,23 @@ def writing() -> Iterator[None]:
         raise OutputLost(f"stdout: {getattr(error, 'strerror', None) or error}") from None
 
 
-def show(text: str, style: str = "") -> None:
+def show(text: str, style: str = "", indent: int | None = None) -> None:
     """Lines of the result; in a style, where stdout is a terminal and rich is installed.
 
+    With an ``indent`` a line is wrapped that the terminal is too narrow for, and its rest indented.
     Raises ``OutputLost`` where they could not be written.
     """
+    text = _lines(text)
+    if indent is not None:
+        room = columns()
+        wrap = TextWrapper(room, "", " " * min(indent, room // 3), break_on_hyphens=False)
+        text = "\n".join(map(wrap.fill, text.split("\n")))
     with writing():
         console = _console(sys.stdout) if style else None
         if console is None:
-            print(_lines(text))
+            print(text)
         else:
-            console.print(_lines(text), style=style)
+            console.print(text, style=style)
 
 
 @lru_cache(1)

@@ -36,9 +36,10 @@ def route(arguments: Namespace) -> int:
                 else:
                     complain(str(error), type(error).__name__)
                 continue
-            row = json.dumps({"process_id": job, "ok": True, **_facts(found)})
-            line = f"job {job}: {found}: {explain(found, client.settings)}"
-            show(row if arguments.json else line)
+            row = {"process_id": job, "ok": True, **_facts(found)}
+            start, why = f"job {job}: ", explain(found, client.settings)
+            line = f"{start}{found}: {why}"
+            show(json.dumps(row)) if arguments.json else show(line, indent=len(start))
     return code
 
 
@@ -54,7 +55,7 @@ def timeline(arguments: Namespace) -> int:
         else:
             where = ", ".join(f"{percent:.4g} % {route or RETIRED}" for route, percent in shares)
             flag = "; the flag is asked first" * one.flag
-            show(f"{start}  v1 {phase:10}  {where}{flag}")
+            show(f"{start}  v1 {phase:10}  {where}{flag}", indent=len(start) + 2)
     return 0
 
 
