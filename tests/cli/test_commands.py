@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from revenuebase_compat.cli.main import main
-from revenuebase_compat.testing.sandbox import Sandbox
+from revenuebase_compat.testing.sandbox import ENVELOPE_NAMES, Sandbox
 from tests.conftest import TEST_KEY
 from tests.support.fault_server import FaultServer, late, respond
 
@@ -217,7 +217,7 @@ def test_ctrl_c_waits_for_no_rate_limit(
         "attempts": 1,
         "error": "interrupted",
         "code": None,
-        "message": "job 5: stopped while it waited for the rate limit",
+        "message": "job 5: Stopped: it waited for the rate limit",
         "outcome_unknown": False,
     }
     words = rb"with 2 of 30 jobs done, 7 refused by the rate limit, 21 not started\n2 cancelled\n"
@@ -329,3 +329,24 @@ def test_without_its_extra_the_sandbox_names_what_to_install() -> None:
     assert "pip install 'fastapi>=" in done.stderr
     assert "'uvicorn>=" in done.stderr
     assert "revenuebase-compat[" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("", "pth a start-up file with which run also reaches Pythons that ignore PYTHONPATH"),
+        ("pth", "a start-up file with which run also reaches Pythons that ignore PYTHONPATH"),
+        ("pth", "or say whether it is there (exit code 1: it is not)"),
+        (
+            "cancel",
+            "as --wait, at most SECONDS, not 600; a job CANCELLING then counts as cancelled",
+        ),
+        ("cancel", "--yes cancel more than 20 jobs without asking"),
+        *(("sandbox", name) for name in ENVELOPE_NAMES),
+        ("sandbox", "--mx-record-checked KIND what mx_record_checked is in the answer"),
+        ("doctor", "who still speaks v1; exit code 1: a problem; 2: a wrong setting"),
+    ],
+)
+def test_the_help_is_a_sentence(command: str, says: str) -> None:
+    done = run(*command.split(), "--help", COLUMNS="80")
+    assert says in " ".join(done.stdout.split()).replace("- ", "-")

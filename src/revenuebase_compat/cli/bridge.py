@@ -66,11 +66,9 @@ def gateway(arguments: Namespace) -> int:
     from revenuebase_compat.adopt.gateway import serve
 
     def on_ready(address: str) -> None:
-        is_url = not address.startswith("unix:")
+        unix = address.startswith("unix:")
         try:
-            show(
-                f"export REVENUEBASE_BASE_URL={address}" if is_url else f"# listening on {address}"
-            )
+            show(f"{'# listening on ' if unix else 'export REVENUEBASE_BASE_URL='}{address}")
         except OutputLost as error:
             raise _no_stdout(str(error) or "its reader went away") from None
         note(f"forwarding to {arguments.upstream} until Ctrl-C")

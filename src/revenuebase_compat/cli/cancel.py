@@ -19,7 +19,7 @@ from revenuebase_compat.client.facade import Client
 from revenuebase_compat.client.many import CancelJobs
 from revenuebase_compat.client.notices import ApiDeprecationWarning, call_site
 from revenuebase_compat.client.runtime import emit
-from revenuebase_compat.core.errors import STOP_ON, ConfigurationError, RateLimitError
+from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
 from revenuebase_compat.core.events import CancelEvent
 from revenuebase_compat.core.many import JobOutcome
 from revenuebase_compat.core.models import Job, JobId, JobStatus
@@ -104,8 +104,7 @@ class Batch:
         rows = arguments.json and sys.stdout.isatty()
         self.silent = arguments.quiet or rows or (self.single and self.wait is None)
         self.started: set[JobId] = set()
-        #: Those that were refused for their rate, and given up.
-        self.refused: dict[int, JobRecord] = {}
+        self.refused: dict[int, JobRecord] = {}  #: for their rate, and given up
         self.routes: dict[int, Route | None] = {}
         self.states: dict[int, JobStatus] = {}
         self.unread = False
@@ -160,9 +159,8 @@ class Batch:
     def on_outcome(self, outcome: JobOutcome) -> None:
         job = int(outcome.process_id)
         one = finished(outcome, self.routes.get(job))
-        if self.display.stopping and isinstance(outcome.error, RateLimitError):
-            self.refused[job] = one
-            one["error"] = "interrupted"
+        if self.display.stopping and type(outcome.error) is CancelError:
+            self.refused[job] = JobRecord({**one, "error": "interrupted"})
             return
         self.records[job] = one
         if isinstance(outcome.error, STOP_ON):

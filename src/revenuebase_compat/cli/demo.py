@@ -180,14 +180,12 @@ class Story:
     def _row(self, left: str, answer: str, got: str) -> None:
         style = "green" if got.startswith("CANCELLING") else ""
         line = f"  {left} {answer:<10} {got}".rstrip()
-        if len(line) > columns():  # no column has room then
-            line = f"  {' '.join(line.split())}"
-        show(line, style, indent=4)
+        fits = len(line) <= columns()  # else there is no room for columns
+        show(line if fits else f"  {' '.join(line.split())}", style, indent=4)
 
     def _quote(self, *texts: str) -> None:
         for text in filter(None, texts):
-            width = min(columns(), 78) - 4
-            lines = textwrap.fill(text, width, break_on_hyphens=False)
+            lines = textwrap.fill(text, min(columns(), 78) - 4, break_on_hyphens=False)
             show(textwrap.indent(lines, "    "), "yellow")
 
     def _compare(self, job: int, came: str, told: str) -> None:

@@ -133,10 +133,8 @@ class Journal:
     def _replay(self, entry: dict[str, Any], number: int) -> None:
         event = entry["event"]
         if number == 1 and event == "opened":
-            if (base_url := entry["base_url"]) != self._base_url:
-                self._refuse(
-                    f"holds jobs of {base_url}, not of {self._base_url}: give another file"
-                )
+            if (its := entry["base_url"]) != self._base_url:
+                self._refuse(f"holds jobs of {its}, not of {self._base_url}: give another file")
         elif number > 1 and event in ("started", "done"):
             process_id = check_process_id(entry["process_id"])
             if event == "done":

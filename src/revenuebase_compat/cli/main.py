@@ -1,8 +1,7 @@
 """The command ``revenuebase-compat``: arguments in, lines and exit codes out.
 
 Results go to stdout, notices and progress to stderr. Exit codes: 0 all cancelled, 1 some job
-was not, 2 wrong usage or settings, 130 stopped, also by a reader of stdout who left, in whichever
-command. A command's module is imported when it runs.
+was not, 2 wrong usage or settings, 130 stopped or not read. A command's module is imported then.
 """
 
 from __future__ import annotations
@@ -39,10 +38,9 @@ def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
         complain(str(error))
         return WRONG
     except OutputLost as error:
-        if not str(error):
-            return STOPPED
-        complain(str(error))
-        return 1
+        if str(error):
+            complain(str(error))
+        return 1 if str(error) else STOPPED
     except KeyboardInterrupt:
         return STOPPED
     finally:

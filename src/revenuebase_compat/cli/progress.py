@@ -20,7 +20,6 @@ from revenuebase_compat.core.models import Job
 from .journal import JobRecord
 from .output import note, printable
 
-_STOPPING = "stopping when the jobs under way are done; Ctrl-C{}: now"
 _PAUSED = "the rate limit is used up: going on in {}"
 
 
@@ -43,8 +42,7 @@ class Display:
     def __init__(
         self, before: Iterable[JobRecord], total: int, monotonic: Callable[[], float], quiet: bool
     ) -> None:
-        #: What is said once no further job is started.
-        self.stopping = ""
+        self.stopping = ""  #: what is said once no further job is started
         self._total, self._monotonic, self._quiet = total, monotonic, quiet
         self._counts = Counter(found.name for found in before)
         self._before = self._counts.total()
@@ -171,20 +169,18 @@ class Display:
         """No further job is started. For a signal's handler: nothing that may be under way."""
         if self.stopping:
             return
-        self.stopping = _STOPPING.format(again)
+        self.stopping = f"stopping when the jobs under way are done; Ctrl-C{again}: now"
         if self._live is None:
             with suppress(OSError):
                 os.write(2, f"{self.stopping}\n".encode())
 
-    def summary(
-        self, records: Iterable[JobRecord], resume: str | None, why: str, refused: int
-    ) -> str:
+    def summary(self, rows: Iterable[JobRecord], resume: str | None, why: str, refused: int) -> str:
         """What is done, what is not and ``why``, and how to go on."""
         done, took = self._counts.total(), span(self._monotonic() - self._began)
         counts, under_way = _listed(self._counts), self._jobs.under_way
         if done == self._total:
             earlier = f" ({self._before} by an earlier run)" if self._before else ""
-            again = sum(not found.final for found in records)
+            again = sum(not found.final for found in rows)
             more = f"\nworth another try: {again}, by the same command" if again else ""
             return f"{done} jobs in {took}: {counts}{earlier}{more}"
         left = f"{under_way} left under way, " if under_way else ""

@@ -13,14 +13,13 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from revenuebase_compat.core import cancellation
-from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError, RateLimitError
+from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
 from revenuebase_compat.core.many import (
     SLICE,
     JobCancelled,
     JobFailed,
     JobOutcome,
     RateLimiter,
-    Stopped,
     paced,
 )
 from revenuebase_compat.core.models import Job, JobId, check_process_id, check_wait
@@ -103,10 +102,6 @@ class Jobs:
 
         return paced(begin, self.limiter, context)
 
-    def stop(self) -> None:
-        """Start no further job, and begin none again that was refused for its rate."""
-        self.ended = self.limiter.stopped = True
-
     def close(self) -> None:
         """Start no further job, and let those under way send nothing more."""
         self.ended = self.closed = True
@@ -114,13 +109,11 @@ class Jobs:
     def failed(self, process_id: JobId, error: BaseException, events: list[CancelEvent]) -> None:
         """Note an outcome: an error of ours, or of somebody else with what is known of the call."""
         if not isinstance(error, CancelError):
-            kind, words = CancelError, f"{type(error).__name__}: {error}"
+            words = f"{type(error).__name__}: {error}"
             if isinstance(error, _Closed):
                 words = "the iterator of cancel_jobs, or its client, was closed"
-            elif isinstance(error, Stopped):
-                kind, words = RateLimitError, str(error)
             route = events[-1].route if events else None
-            error = kind(
+            error = CancelError(
                 f"job {process_id}: {words}",
                 process_id=events[-1].process_id if events else None,
                 api_version=route.version if route else None,
@@ -208,9 +201,9 @@ class CancelJobs(Iterator[JobOutcome]):
     """Outcomes of many jobs, in the order they finish.
 
     It may be interrupted (``KeyboardInterrupt``) and iterated on. To stop early: after ``stop()``
-    no further job is started, and those under way still come, with a ``RateLimitError`` at once
-    where they only waited for the rate limit after a 429; ``close()``, the end of a ``with``
-    block, or dropping the iterator ends it at once: what is being sent is sent, and nothing more.
+    no further job is started, and those under way still come; those that a 429 made wait fail at
+    once. ``close()``, the end of a ``with`` block, or dropping the iterator ends it: what is being
+    sent is sent, and nothing more.
     Closing the client does the same, but outcomes of what was under way still come. In ``atexit``,
     where Python starts no more threads (3.12 and later), jobs run one after the other.
     """
@@ -251,7 +244,7 @@ class CancelJobs(Iterator[JobOutcome]):
 
     def stop(self) -> None:
         """Start no further job; those under way still come."""
-        self._jobs.stop()
+        self._jobs.ended = self._jobs.limiter.stopped = True
 
     def close(self) -> None:
         """End it: no further job, no further request of those under way, no further outcome."""
@@ -354,7 +347,7 @@ class AsyncCancelJobs(AsyncIterator[JobOutcome]):
 
     def stop(self) -> None:
         """Start no further job; those under way still come."""
-        self._jobs.stop()
+        self._jobs.ended = self._jobs.limiter.stopped = True
 
     async def aclose(self) -> None:
         """End it: no further job, no further request, no further outcome."""

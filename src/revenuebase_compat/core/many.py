@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from operator import sub
 from typing import Any, ClassVar, Literal
 
 from . import responses
@@ -79,8 +78,7 @@ class RateLimiter:
         self.answers = 0
         #: Whether jobs wait to be begun: those that are only looked at let them go first.
         self.newcomers = False
-        #: Whether those that were refused for their rate are given up, and not sent again.
-        self.stopped = False
+        self.stopped = False  #: whether what was refused for its rate is given up
         self._most = most
         self._free = 1.0
         self._under_way = 0
@@ -190,8 +188,8 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
                 answer = None
                 try:
                     if refused and isinstance(command, Sleep):
-                        due = partial(sub, context.monotonic() + command.seconds)
-                        yield from _wait(limiter, context, due)
+                        ends = float(context.monotonic() + command.seconds)
+                        yield from _wait(limiter, context, ends.__sub__)
                     else:
                         answer = yield command
                 except Exception as error:
@@ -217,5 +215,5 @@ def _wait(
 ) -> Generator[Sleep, None, None]:
     while (seconds := due(context.monotonic())) > 0:
         if refused and limiter.stopped:
-            raise Stopped("stopped while it waited for the rate limit")
+            raise Stopped("it waited for the rate limit")
         yield Sleep(min(seconds, SLICE))
