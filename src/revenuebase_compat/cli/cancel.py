@@ -107,9 +107,8 @@ class Batch:
         self.refused: dict[int, JobRecord] = {}  #: for their rate, and given up
         self.routes: dict[int, Route | None] = {}
         self.states: dict[int, JobStatus] = {}
-        self.unread = False
-        #: Why nothing more is started, where it was not Ctrl-C.
-        self.why = ""
+        #: Whether nobody reads stdout; why nothing more is started, where it is not that or Ctrl-C.
+        self.unread, self.why = False, ""
         runtime, before, total = client.runtime, self.records.values(), len(process_ids)
         self.display = Display(before, total, runtime.monotonic, self.silent)
         runtime = runtime._replace(settings=replace(client.settings, on_event=self.on_event))

@@ -36,8 +36,8 @@ class JobRecord(dict[str, Any]):
     @property
     def name(self) -> str:
         """Its end, in a word or two."""
-        error = self.get("error", "cancelled")
-        return "cancelled before" if self.ok and "error" in self else str(error)
+        ended = "cancelled" if "current_status" in self else "cancelled before"
+        return ended if self.ok else str(self["error"])
 
     @property
     def cells(self) -> list[str]:
@@ -58,16 +58,17 @@ def finished(outcome: JobOutcome, route: Route | None) -> JobRecord:
 
 def failed(process_id: int | str, error: CancelError, route: Route | None = None) -> JobRecord:
     """The record of an error; a job that was cancelled before is as it should be."""
+    unknown = error.outcome_unknown
+    ok = isinstance(error, AlreadyCancelledError) and not unknown
+    wrong = {"error": type(error).__name__, "code": error.code, "outcome_unknown": unknown}
     return JobRecord(
         process_id=process_id,
-        ok=isinstance(error, AlreadyCancelledError) and not error.outcome_unknown,
+        ok=ok,
         version=f"v{error.api_version}" if error.api_version else None,
         reason=route.reason.value if route else None,
         attempts=error.attempts,
-        error=type(error).__name__,
-        code=error.code,
         message=str(error),
-        outcome_unknown=error.outcome_unknown,
+        **({"already_cancelled": True} if ok else wrong),
     )
 
 

@@ -167,12 +167,11 @@ class Display:
 
     def stop(self, again: str) -> None:
         """No further job is started. For a signal's handler: nothing that may be under way."""
-        if self.stopping:
-            return
-        self.stopping = f"stopping when the jobs under way are done; Ctrl-C{again}: now"
-        if self._live is None:
+        words = f"stopping when the jobs under way are done; Ctrl-C{again}: now"
+        if self._live is None and not self.stopping:
             with suppress(OSError):
-                os.write(2, f"{self.stopping}\n".encode())
+                os.write(2, f"{words}\n".encode())
+        self.stopping = self.stopping or words
 
     def summary(self, rows: Iterable[JobRecord], resume: str | None, why: str, refused: int) -> str:
         """What is done, what is not and ``why``, and how to go on."""
