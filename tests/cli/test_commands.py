@@ -339,7 +339,7 @@ def test_without_its_extra_the_sandbox_names_what_to_install() -> None:
         ("pth", "or say whether it is there (exit code 1: it is not)"),
         (
             "cancel",
-            "as --wait, at most SECONDS, not 600; a job CANCELLING then counts as cancelled",
+            "like --wait, for at most SECONDS; a job that is still CANCELLING counts as",
         ),
         ("cancel", "--yes cancel more than 20 jobs without asking"),
         *(("sandbox", name) for name in ENVELOPE_NAMES),

@@ -180,6 +180,12 @@ def test_what_a_hook_printed_is_flushed_at_the_end(server: FaultServer, tmp_path
     line = "(sleep 0.2; ours cancel --quiet 1 2) | true; echo ${PIPESTATUS[0]}"
     done = shell(server, line, **hook)
     assert (done.stdout, done.stderr) == (b"130\n", b"")
+    if os.path.exists("/dev/full"):
+        done = shell(server, "ours cancel --quiet 3 > /dev/full", **hook)
+        assert (done.returncode, done.stderr) == (
+            0,
+            b"revenuebase-compat: stdout: No space left on device\n",
+        )
 
 
 # --- narrow terminals -------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def _add_cancel(command: _Command) -> None:
     words = "more ids: a line each, CSV with a process_id column, or JSON lines; - is stdin"
     add("--from-file", metavar="FILE", type=_file_name, help=words)
     add("--wait", **_FLAG, help=f"wait until each job has ended, at most {WAIT:g} s")
-    words = f"as --wait, at most SECONDS, not {WAIT:g}; a job CANCELLING then counts as cancelled"
+    words = "like --wait, for at most SECONDS; a job that is still CANCELLING counts as cancelled"
     add("--wait-timeout", metavar="SECONDS", type=_seconds, help=words)
     words = "write what is started and done to that file; given again, skip what is done"
     add("--resume", metavar="JOURNAL", type=_file_name, help=words)

@@ -180,8 +180,7 @@ class Story:
     def _row(self, left: str, answer: str, got: str) -> None:
         style = "green" if got.startswith("CANCELLING") else ""
         line = f"  {left} {answer:<10} {got}".rstrip()
-        fits = len(line) <= columns()  # else there is no room for columns
-        show(line if fits else f"  {' '.join(line.split())}", style, indent=4)
+        show(line if len(line) <= columns() else f"  {' '.join(line.split())}", style, indent=4)
 
     def _quote(self, *texts: str) -> None:
         for text in filter(None, texts):

@@ -84,7 +84,6 @@ def show(text: str, style: str = "", indent: int | None = None) -> None:
     """Lines of the result; in a style, where stdout is a terminal and rich is installed.
 
     With an ``indent`` a line is wrapped that the terminal is too narrow for, and its rest indented.
-    Raises ``OutputLost`` where they could not be written.
     """
     text = _lines(text)
     if indent is not None:
