@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from revenuebase_compat.cli.main import main
-from revenuebase_compat.testing.sandbox import Sandbox
+from revenuebase_compat.testing.sandbox import ENVELOPE_NAMES, Sandbox
 from tests.conftest import TEST_KEY
-from tests.support.fault_server import FaultServer, respond
+from tests.support.fault_server import FaultServer, late, respond
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -181,6 +181,52 @@ def test_a_wrong_key_stops_the_run(
     )
 
 
+@pytest.mark.parametrize("retry_after", [40, 3600])  # within a call's timeout, and beyond it
+def test_ctrl_c_waits_for_no_rate_limit(
+    server: FaultServer, tmp_path: Path, retry_after: int
+) -> None:
+    refused = respond(429, headers={"Retry-After": str(retry_after)})
+    server.script_for(2, late(2.0))
+    for job in range(3, 10):  # eight are under way by then
+        server.script_for(job, late(0.5, refused))
+    journal = tmp_path / "journal"
+    ours = [sys.executable, "-m", "revenuebase_compat", "cancel", "--json", "--yes"]
+    command = [*ours, "--resume", str(journal), *map(str, range(1, 31))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as it:
+        ends = time.monotonic() + 20
+        while len(server.seen) < 9:
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        time.sleep(1.0)  # what was refused is asleep
+        began = time.monotonic()
+        it.send_signal(signal.SIGINT)
+        try:
+            out, err = it.communicate(timeout=20)
+        finally:
+            it.kill()
+    assert it.returncode == 130
+    assert time.monotonic() - began < 10
+    rows = {row["process_id"]: row for row in map(json.loads, out.splitlines())}
+    assert sorted(rows) == [*range(1, 31)]
+    assert rows[2]["ok"], "it was waited for"
+    assert rows[5] == {
+        "process_id": 5,
+        "ok": False,
+        "version": "v2",
+        "reason": "SUNSET",
+        "attempts": 1,
+        "error": "interrupted",
+        "code": None,
+        "message": "job 5: Stopped: it waited for the rate limit",
+        "outcome_unknown": False,
+    }
+    words = rb"with 2 of 30 jobs done, 7 refused by the rate limit, 21 not started\n2 cancelled\n"
+    assert re.search(words, err), err
+    assert {row["error"] for job, row in rows.items() if job > 9} == {"not_started"}
+    noted = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert {one["process_id"] for one in noted if one["event"] == "done"} == {1, 2}
+
+
 def test_a_key_that_is_refused_later_stops_the_run_as_well(
     server: FaultServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,3 +329,24 @@ def test_without_its_extra_the_sandbox_names_what_to_install() -> None:
     assert "pip install 'fastapi>=" in done.stderr
     assert "'uvicorn>=" in done.stderr
     assert "revenuebase-compat[" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("", "pth a start-up file with which run also reaches Pythons that ignore PYTHONPATH"),
+        ("pth", "a start-up file with which run also reaches Pythons that ignore PYTHONPATH"),
+        ("pth", "or say whether it is there (exit code 1: it is not)"),
+        (
+            "cancel",
+            "like --wait, for at most SECONDS; a job that is still CANCELLING counts as",
+        ),
+        ("cancel", "--yes cancel more than 20 jobs without asking"),
+        *(("sandbox", name) for name in ENVELOPE_NAMES),
+        ("sandbox", "--mx-record-checked KIND what mx_record_checked is in the answer"),
+        ("doctor", "who still speaks v1; exit code 1: a problem; 2: a wrong setting"),
+    ],
+)
+def test_the_help_is_a_sentence(command: str, says: str) -> None:
+    done = run(*command.split(), "--help", COLUMNS="80")
+    assert says in " ".join(done.stdout.split()).replace("- ", "-")

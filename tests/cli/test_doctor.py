@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from datetime import datetime
 from importlib import metadata
@@ -57,7 +58,7 @@ def test_the_settings_and_where_they_come_from() -> None:
     [
         ("", "note", "missing"),
         (TEST_KEY, "ok", "present"),
-        (f" {TEST_KEY}\n", "note", "present, stripped of white space"),
+        (f" {TEST_KEY}\n", "note", "present"),
         (f"{TEST_KEY} {TEST_KEY}", "problem", "unusable"),
         (f"{TEST_KEY}é", "problem", "unusable"),
     ],
@@ -73,7 +74,7 @@ def test_a_misspelt_setting_is_noted() -> None:
     found = report("setting", timeot="5", compat_run="0")
     assert set(found) - set(DEFAULTS) == {"REVENUEBASE_TIMEOT"}
     misspelt = found["REVENUEBASE_TIMEOT"]
-    assert misspelt.note == "no setting of ours; REVENUEBASE_TIMEOUT is"
+    assert misspelt.note == "there is no such setting; was REVENUEBASE_TIMEOUT meant?"
     assert misspelt.severity == "note"
 
 
@@ -95,7 +96,7 @@ def test_every_wrong_setting_is_seen_at_once() -> None:
     wrong = [name for name, item in found.items() if item.severity == "problem"]
 
     assert sorted(wrong) == ["api_version", "timeout", "v1_sunset"]
-    assert "REVENUEBASE_TIMEOUT" in found["timeout"].note
+    assert found["timeout"].note.startswith("REVENUEBASE_TIMEOUT 'soon': give seconds")
     assert report("route", timeout="soon") == {}
 
 
@@ -151,7 +152,9 @@ def test_a_flag_that_is_not_found_here_is_noted() -> None:
     found = report("setting", v2_flag="no.such:flag")["v2_flag"]
 
     assert (found.severity, found.value) == ("note", "no.such:flag")
-    assert "does not resolve" in found.note
+    assert found.note.startswith(
+        "REVENUEBASE_V2_FLAG; in this directory, 'no.such:flag' does not resolve (Mod"
+    )
 
 
 def test_the_libraries_within_reach() -> None:
@@ -220,7 +223,7 @@ def test_the_vendors_sdk(version: str, severity: str) -> None:
     assert (found["name"], found["value"]) == ("revenuebase-sdk", version)
     assert found["severity"] == severity
     assert ("speaks v1" in found["note"]) == (version == "0.2.1")
-    assert "names back that it has dropped, of client.company_resolver" in found["note"]
+    assert re.search(r"\b(11|21) names were dropped: under run \d+ work again", found["note"])
 
 
 @pytest.mark.slow

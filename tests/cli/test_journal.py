@@ -353,8 +353,10 @@ def test_a_job_that_was_cancelled_before_is_ok_and_final(
     assert code == 0
     assert len(server.seen) == 2, "it was done already"
     row = json.loads(out[0])
-    assert (row["ok"], row["error"]) == (True, "AlreadyCancelledError")
-    assert "current_status" not in row
+    assert set(row) == {
+        *("process_id", "ok", "already_cancelled", "version", "reason", "attempts", "message")
+    }, "and no error"
+    assert (row["ok"], row["already_cancelled"]) == (True, True)
     assert run(1) == (0, ["job 1 was cancelled before"], [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from revenuebase_compat.cli.main import main
 from tests.conftest import TEST_KEY
 from tests.support.fault_server import FaultServer, late, respond
 
@@ -129,12 +131,61 @@ def test_a_reader_who_leaves_ends_the_run_like_a_ctrl_c(server: FaultServer) -> 
     assert lines[-1].startswith("to go on: the same command again")
 
 
-def test_a_reader_who_leaves_at_the_end_changes_nothing(server: FaultServer) -> None:
+def test_a_reader_who_leaves_at_the_end_undoes_nothing(server: FaultServer) -> None:
     done = shell(server, "set -o pipefail; ours cancel --yes {1..300} | head -n 0; echo $?")
-    assert done.stdout == b"0\n"
+    assert done.stdout == b"130\n"
     assert len(server.applied) == 300
+    assert re.fullmatch(r"300 jobs in 0:\d\d: 300 cancelled", done.stderr.decode().splitlines()[-1])
     done = shell(server, "set -o pipefail; ours cancel --yes {1..300} 2> >(head -n 1); echo $?")
     assert done.stdout.endswith(b"\n0\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cancel 1",
+        "cancel 1 2 3",
+        "cancel 1 2 3 --json",
+        "route 1 2",
+        "timeline",
+        "doctor",
+        "report /dev/null",
+        "demo",
+        "sandbox --port 0",
+        "pth status",
+        "--version",
+        "cancel --help",
+    ],
+)
+def test_where_nobody_reads_every_command_ends_like_a_ctrl_c(
+    server: FaultServer, command: str, unbuffered: str
+) -> None:
+    # The reader is gone before the command begins.
+    line = f"(sleep 0.2; ours {command}) | true; echo ${{PIPESTATUS[0]}}"
+    done = shell(server, line, PYTHONUNBUFFERED=unbuffered)
+    assert done.stdout == b"130\n"
+    assert b"again" not in done.stderr
+    if command.startswith("cancel 1 2"):
+        assert done.stderr.endswith(b": 3 cancelled\n")
+        assert sorted(server.applied) == [1, 2, 3]
+    else:
+        assert done.stderr == b""
+
+
+def test_what_a_hook_printed_is_flushed_at_the_end(server: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "hook.py").write_text("def hook(event):\n    print(event.outcome)\n")
+    where = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    hook = {"REVENUEBASE_ON_EVENT": "hook:hook", "PYTHONPATH": where, "PYTHONUNBUFFERED": ""}
+    line = "(sleep 0.2; ours cancel --quiet 1 2) | true; echo ${PIPESTATUS[0]}"
+    done = shell(server, line, **hook)
+    assert (done.stdout, done.stderr) == (b"130\n", b"")
+    if os.path.exists("/dev/full"):
+        done = shell(server, "ours cancel --quiet 3 > /dev/full", **hook)
+        assert (done.returncode, done.stderr) == (
+            0,
+            b"revenuebase-compat: stdout: No space left on device\n",
+        )
 
 
 # --- narrow terminals -------------------------------------------------------------------------
@@ -154,3 +205,57 @@ def test_without_a_command_the_help_is_printed(server: FaultServer) -> None:
     assert (bare.returncode, bare.stdout) == (2, b"")
     assert (asked.returncode, asked.stderr) == (0, b"")
     assert bare.stderr == asked.stdout
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+BEGINS = {
+    "doctor": [
+        "ok       setting  base_url:",
+        "         https://api.revenuebase.ai",
+        "         (default)",
+    ],
+    "route 42 1234567": [
+        "job 42: v2 (SUNSET): API v1 ended on",
+        "        2026-07-07",
+        "job 1234567: v2 (SUNSET): API v1 ended",
+        "             on 2026-07-07",
+    ],
+    "timeline --from 2026-07-06": [
+        "2026-07-06T00:00:00+00:00  v1 sunsetting",
+        "             100 % v1 (DEFAULT)",
+        "2026-07-07T00:00:00+00:00  v1 retired",
+        "             100 % v2 (SUNSET)",
+    ],
+    "demo": [
+        "2026-06-01  v1 has five weeks left: a",
+        "            script as it is, and",
+        "            cancel_job",
+        "  nightly.py 41",
+        "  GET /v1/credits 200 1000 credits",
+    ],
+}
+
+
+@pytest.mark.parametrize("command", BEGINS)
+def test_lines_are_wrapped_at_40_columns(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    for name in [name for name in os.environ if name.startswith("REVENUEBASE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NO_COLOR", "1")
+    text = {}
+    for columns in ("40", "200"):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(command.split(), sleep=lambda _seconds: None) == 0
+        text[columns] = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())
+    lines = text["40"].splitlines()
+    assert [line for line in lines if len(line) > 40] == []
+    first = lines.index(BEGINS[command][0])
+    assert lines[first : first + len(BEGINS[command])] == BEGINS[command]
+    if command != "demo":  # which is told of v1 once an hour
+        narrow, wide = ("".join(one.split()) for one in text.values())
+        assert narrow == wide, "nothing is lost"

@@ -295,7 +295,7 @@ def test_quiet_and_json(sandbox: Sandbox) -> None:
         assert terminal.end() == 0
         assert b"\x1b" not in terminal.raw
         *rows, last = terminal.raw.decode().splitlines()
-        assert sorted("error" in json.loads(row) for row in rows) == [False, True]
+        assert sorted("already_cancelled" in json.loads(row) for row in rows) == [False, True]
         assert re.fullmatch(r"2 jobs in 0:\d\d: 1 cancelled, 1 cancelled before", last)
 
 

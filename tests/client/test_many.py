@@ -350,6 +350,40 @@ def test_stop_is_heard_while_the_rate_limit_forbids_to_start(server: FaultServer
     assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize("retry_after", [30, 3600])  # a pause of the job's own, and its next turn
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_stop_gives_up_what_was_only_refused_and_waits_for_what_is_sent(
+    server: FaultServer, kind: type[Client] | type[AsyncClient], retry_after: int
+) -> None:
+    refused = late(0.3, respond(429, headers={"Retry-After": str(retry_after)}))
+    server.script_for(1, respond(500), refused)  # nobody knows what became of the first
+    server.script_for(2, late(1.5))
+    server.script_for(3, refused)
+    began, events = time.monotonic(), list[CancelEvent]()
+
+    async def main(client: AsyncClient) -> list[JobOutcome]:
+        async with client:
+            jobs = client.cancel_jobs([4, 1, 2, 3])
+            asyncio.get_running_loop().call_later(1.0, jobs.stop)
+            return [outcome async for outcome in jobs]
+
+    client = kind(settings(server, on_event=events.append), random=lambda: 0.0)
+    if isinstance(client, AsyncClient):
+        outcomes = asyncio.run(main(client))
+    else:
+        with client:
+            jobs = client.cancel_jobs([4, 1, 2, 3])
+            threading.Timer(1.0, jobs.stop).start()
+            outcomes = list(jobs)
+    assert 1.5 < time.monotonic() - began < 5
+    assert {one.process_id for one in outcomes if one.ok} == {2, 4}
+    errors = {one.process_id: one.error for one in outcomes if one.error is not None}
+    found = {job: (one.outcome_unknown, one.attempts) for job, one in errors.items()}
+    assert found == {1: (True, 2), 3: (False, 1)}
+    assert str(errors[3]) == "job 3: Stopped: it waited for the rate limit"
+    assert len(server.seen) == 5
+
+
 def test_no_pause_follows_the_last_job(cancel: Cancel, server: FaultServer) -> None:
     facts = {"process_id": 1, "filename": "", "current_status": "CANCELLING", "message": ""}
     headers = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from revenuebase_compat.core.errors import InvalidProcessIdError
 from revenuebase_compat.core.models import check_process_id
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL
 
-from .output import WRONG, complain, note
+from .output import WRONG, complain, note, writing
 
 #: ``cancel`` asks once, on a terminal, where there are more jobs than that.
 ASK_FROM = 20
@@ -54,8 +55,9 @@ class _Parser(ArgumentParser):
         raise SystemExit(WRONG)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        with suppress(OSError):  # newer versions of argparse do so themselves
-            super()._print_message(message, file)
+        # argparse itself hides that there is no reader, or ends in a traceback: by its version.
+        with writing() if file is sys.stdout else suppress(OSError):
+            file.write(message)
 
 
 class _WrappedLines(HelpFormatter):
@@ -121,12 +123,13 @@ def _add_cancel(command: _Command) -> None:
     words = "more ids: a line each, CSV with a process_id column, or JSON lines; - is stdin"
     add("--from-file", metavar="FILE", type=_file_name, help=words)
     add("--wait", **_FLAG, help=f"wait until each job has ended, at most {WAIT:g} s")
-    add("--wait-timeout", metavar="SECONDS", type=_seconds, help="wait, at most so long")
+    words = "like --wait, for at most SECONDS; a job that is still CANCELLING counts as cancelled"
+    add("--wait-timeout", metavar="SECONDS", type=_seconds, help=words)
     words = "write what is started and done to that file; given again, skip what is done"
     add("--resume", metavar="JOURNAL", type=_file_name, help=words)
     add("--json", **_FLAG, help="one JSON object a line, one per job")
     add("--quiet", **_FLAG, help="no progress and no table: errors only")
-    add("--yes", **_FLAG, help=f"do not ask for more than {ASK_FROM} jobs")
+    add("--yes", **_FLAG, help=f"cancel more than {ASK_FROM} jobs without asking at the terminal")
     add("--sandbox", **_FLAG, help="cancel in an embedded sandbox that holds them; needs no key")
 
 
@@ -137,12 +140,12 @@ def _add_plan(command: _Command) -> None:
     add("--at", metavar="DATE", type=_date, help="as if it were that date")
     add("--json", **_JSON)
     words = "what goes where from a date on, and why"
-    about = "What goes where from a date on, and why. Shares are those of process ids 1 to "
-    about += "10,000, each decided on by itself."
+    about = f"{words}; shares are those of process ids 1 to 10,000, each decided on by itself"
     add = command("timeline", "plan:timeline", words, description=about)
     add("--from", dest="start", metavar="DATE", type=_date, help="default: today's")
     add("--json", **_JSON)
-    add = command("doctor", "doctor:doctor", "what is set, where it leads, who still speaks v1")
+    words = "what is set, who still speaks v1; exit code 1: a problem; 2: a wrong setting"
+    add = command("doctor", "doctor:doctor", words)
     add("--json", **_JSON)
 
 
@@ -156,9 +159,10 @@ def _add_bridge(command: _Command) -> None:
     add("argv", metavar="CMD", nargs=REMAINDER)
     add = command("report", "bridge:report", "what run --report FILE wrote: who still speaks v1")
     add("file", metavar="FILE")
-    words = "the same for Pythons that ignore PYTHONPATH; acts only under run"
+    words = "a start-up file with which run also reaches Pythons that ignore PYTHONPATH (-I, -E)"
     add = command("pth", "bridge:pth", words)
-    add("action", choices=("install", "uninstall", "status"))
+    words = "put it there, remove it, or say whether it is there (exit code 1: it is not)"
+    add("action", choices=("install", "uninstall", "status"), help=words)
     words = "a loopback proxy that moves v1 requests of clients in any language"
     add = command("gateway", "bridge:gateway", words)
     add("--upstream", metavar="URL", default=DEFAULT_BASE_URL, help="where requests go")
@@ -181,11 +185,14 @@ def _add_sandbox(command: _Command) -> None:
     add("--jobs", metavar="ID", **ids, help="jobs it holds, all QUEUED; default: 1 to 100")
     add("--rate-limit", metavar="N", type=_count, help="requests a minute; default: none")
     add("--credits", metavar="N", type=_count, default=1000, help="default: 1000")
-    words = "for which an uploaded job is QUEUED, and PROCESSING then; default: 2"
-    add("--job-seconds", metavar="S", type=_seconds, default=2.0, help=words)
-    add("--envelope", metavar="NAME", default="detail-error", help="of a 400")
+    words = "an uploaded job is QUEUED for so long, then PROCESSING for so long; default: 2"
+    add("--job-seconds", metavar="SECONDS", type=_seconds, default=2.0, help=words)
+    words = "where a 400 has its code: error, code, message, message-prose, problem, vendor, detail"
+    words += ', detail-code, detail-prose, or detail-error (the default): {"detail": {"error": …}}'
+    add("--envelope", metavar="NAME", default="detail-error", help=words)
     kinds = {"choices": MX_RECORD_CHECKED, "metavar": "KIND", "default": "empty"}
-    add("--mx-record-checked", **kinds, help=f"of metadata: {', '.join(MX_RECORD_CHECKED)}")
+    words = "what mx_record_checked is in the answer for a verified address; default: empty; else "
+    add("--mx-record-checked", **kinds, help=words + ", ".join([*MX_RECORD_CHECKED][1:]))
     add("--quiet", **_FLAG, help="no line for each request")
     command("demo", "demo:demo", "the whole story in ten seconds, in the sandbox")
 
@@ -204,7 +211,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(name: str, run: str, words: str, **options: Any) -> Callable[..., object]:
-        added = subparsers.add_parser(name, help=words, **options)
+        added = subparsers.add_parser(name, help=words, **{"description": words, **options})
         added.set_defaults(run=run)
         return added.add_argument
 

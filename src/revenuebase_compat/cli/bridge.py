@@ -14,7 +14,7 @@ from revenuebase_compat.adopt.report import FATES, Report, prepare, read
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
-from .output import WRONG, OutputLost, columns, complain, note, printable, shortened, show
+from .output import WRONG, OutputLost, columns, complain, note, printable, shortened, show, writing
 
 STYLES = {"moved": "green", "followed": "yellow", "left": "red"}
 
@@ -31,7 +31,8 @@ def run(arguments: Namespace) -> int:
 
 def pth(arguments: Namespace) -> int:
     """Put the start-up file of this Python in, take it away, or say whether it is there."""
-    return start_up_file.pth(arguments.action)
+    with writing():
+        return start_up_file.pth(arguments.action)
 
 
 def report(arguments: Namespace) -> int:
@@ -65,11 +66,9 @@ def gateway(arguments: Namespace) -> int:
     from revenuebase_compat.adopt.gateway import serve
 
     def on_ready(address: str) -> None:
-        is_url = not address.startswith("unix:")
+        unix = address.startswith("unix:")
         try:
-            show(
-                f"export REVENUEBASE_BASE_URL={address}" if is_url else f"# listening on {address}"
-            )
+            show(f"{'# listening on ' if unix else 'export REVENUEBASE_BASE_URL='}{address}")
         except OutputLost as error:
             raise _no_stdout(str(error) or "its reader went away") from None
         note(f"forwarding to {arguments.upstream} until Ctrl-C")

@@ -19,7 +19,7 @@ from revenuebase_compat.client.facade import Client
 from revenuebase_compat.client.many import CancelJobs
 from revenuebase_compat.client.notices import ApiDeprecationWarning, call_site
 from revenuebase_compat.client.runtime import emit
-from revenuebase_compat.core.errors import STOP_ON, ConfigurationError
+from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
 from revenuebase_compat.core.events import CancelEvent
 from revenuebase_compat.core.many import JobOutcome
 from revenuebase_compat.core.models import Job, JobId, JobStatus
@@ -104,10 +104,11 @@ class Batch:
         rows = arguments.json and sys.stdout.isatty()
         self.silent = arguments.quiet or rows or (self.single and self.wait is None)
         self.started: set[JobId] = set()
+        self.refused: dict[int, JobRecord] = {}  #: for their rate, and given up
         self.routes: dict[int, Route | None] = {}
         self.states: dict[int, JobStatus] = {}
-        #: Why nothing more is started, where it was not Ctrl-C.
-        self.why = ""
+        #: Whether nobody reads stdout; why nothing more is started, where it is not that or Ctrl-C.
+        self.unread, self.why = False, ""
         runtime, before, total = client.runtime, self.records.values(), len(process_ids)
         self.display = Display(before, total, runtime.monotonic, self.silent)
         runtime = runtime._replace(settings=replace(client.settings, on_event=self.on_event))
@@ -128,18 +129,18 @@ class Batch:
         done = [self.records[one] for one in self.process_ids if one in self.records]
         rest = [one for one in self.process_ids if one not in self.records]
         for job in rest:
-            self.show_row(unfinished(job, started=job in self.started))
+            self.show_row(self.refused.get(job) or unfinished(job, started=job in self.started))
         if not self.given.json and not self.given.quiet:
             self.attempt(self.show_table, done)
         if rest or not (self.single or self.given.quiet):
-            note(self.display.summary(done, self.given.resume, self.why))
+            note(self.display.summary(done, self.given.resume, self.why, len(self.refused)))
         if left:
             # The threads of the jobs under way would hold up a regular exit.
             finish()
             os._exit(STOPPED)
-        if rest:
-            return STOPPED if self.display.stopping else 1
-        return 0 if all(one.ok for one in done) else 1
+        if self.unread or (rest and self.display.stopping):
+            return STOPPED
+        return 0 if not rest and all(one.ok for one in done) else 1
 
     def on_start(self, process_id: JobId) -> None:
         self.started.add(process_id)
@@ -156,7 +157,11 @@ class Batch:
 
     def on_outcome(self, outcome: JobOutcome) -> None:
         job = int(outcome.process_id)
-        one = self.records[job] = finished(outcome, self.routes.get(job))
+        one = finished(outcome, self.routes.get(job))
+        if self.display.stopping and type(outcome.error) is CancelError:
+            self.refused[job] = JobRecord({**one, "error": "interrupted"})
+            return
+        self.records[job] = one
         if isinstance(outcome.error, STOP_ON):
             self.why = "the key was refused"
         self.attempt(self.journal.write, "done", process_id=job, final=one.final, row=one)
@@ -174,6 +179,7 @@ class Batch:
         try:
             write(*what, **facts)
         except (OutputLost, ConfigurationError) as error:
+            self.unread |= not str(error)
             if str(error) and not self.why:
                 complain(str(error))
                 self.why = str(error)
@@ -185,7 +191,7 @@ class Batch:
         if interrupt and self.display.stopping:
             raise KeyboardInterrupt
         self.jobs.stop()
-        self.display.stop()
+        self.display.stop(again=" again" if interrupt else "")
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ from revenuebase_compat.core.errors import CancelError
 from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
 
-from .output import show
+from .output import columns, show
 
 #: Seconds to read a chapter in.
 CHAPTER = 1.75
@@ -82,7 +82,7 @@ class Story:
 
     def tell(self) -> bool:
         """Tell it; returns whether everything came out as told."""
-        show(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold")
+        show(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold", indent=2)
         self._row(f"{'you call':<15} {'the sandbox sees':<24}", "answers", "you get")
         getLogger("revenuebase_compat").addHandler(self._notices)
         try:
@@ -91,7 +91,7 @@ class Story:
         finally:
             getLogger("revenuebase_compat").removeHandler(self._notices)
         end = "everything" if self._as_told else "NOT everything"
-        show(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold")
+        show(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold", indent=2)
         return self._as_told
 
     def _chapters(self, folder: Path) -> None:
@@ -120,18 +120,18 @@ class Story:
         self._script(script, 45, "998 credits", *SERVED, report=report)
         counts = read(report)[0]
         moved = sum(count for (_, fate, _), count in counts.items() if fate == "moved")
-        show(f"  its report: {moved} of {counts.total()} requests moved to v2")
+        show(f"  its report: {moved} of {counts.total()} requests moved to v2", indent=4)
 
         self._chapter("2026-07-07", "an answer is lost: asked again, then the status is read")
         self._sandbox.drop("v2")
         self._call(46, "no answer, 400, 200: CANCELLING, v2 (SUNSET)")
-        show(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}")
+        show(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}", indent=4)
 
     def _chapter(self, day: str, title: str) -> None:
         if self._sandbox.requests and sys.stdout.isatty():
             self._sleep(CHAPTER)
         self._sandbox.now = parse_date(day)
-        show(f"\n{day}  {title}", "bold")
+        show(f"\n{day}  {title}", "bold", indent=len(day) + 2)
 
     def _call(self, job: int, told: str, **settings: Any) -> None:
         """Make a call, show it, and compare it with what was told."""
@@ -179,11 +179,12 @@ class Story:
 
     def _row(self, left: str, answer: str, got: str) -> None:
         style = "green" if got.startswith("CANCELLING") else ""
-        show(f"  {left} {answer:<10} {got}".rstrip(), style)
+        line = f"  {left} {answer:<10} {got}".rstrip()
+        show(line if len(line) <= columns() else f"  {' '.join(line.split())}", style, indent=4)
 
     def _quote(self, *texts: str) -> None:
         for text in filter(None, texts):
-            lines = textwrap.fill(text, 74, break_on_hyphens=False)
+            lines = textwrap.fill(text, min(columns(), 78) - 4, break_on_hyphens=False)
             show(textwrap.indent(lines, "    "), "yellow")
 
     def _compare(self, job: int, came: str, told: str) -> None:
@@ -191,7 +192,7 @@ class Story:
         cancelled = self._sandbox.jobs[job].status == "CANCELLING"
         if came != told or cancelled != ("CANCELLING" in told):
             self._as_told = False
-            show(f"  NOT as told: {told}", "red")
+            show(f"  NOT as told: {told}", "red", indent=4)
 
 
 def _answer(one: RecordedRequest) -> str:

@@ -41,16 +41,15 @@ class Finding(NamedTuple):
     about: str  #: ``setting``, ``route``, ``package`` or ``patch``
     name: str
     value: str
-    note: str = ""  #: where the value comes from, or what it means
+    note: str  #: where the value comes from, or what it means
 
 
 def doctor(arguments: Namespace) -> int:
     """Print the findings; 2 where a setting is wrong, 1 where there is another problem, else 0."""
     findings = report(os.environ, datetime.now(timezone.utc))
     for item in findings:
-        note = f" ({item.note})" if item.note else ""
-        line = f"{item.severity:<8} {item.about:<8} {item.name}: {item.value}{note}"
-        show(json.dumps(item._asdict()) if arguments.json else line)
+        line = f"{item.severity:<8} {item.about:<8} {item.name}: {item.value} ({item.note})"
+        show(json.dumps(item._asdict())) if arguments.json else show(line, indent=9)
     wrong = {item.about for item in findings if item.severity == "problem"}
     return 2 if "setting" in wrong else 1 if wrong else 0
 
@@ -65,28 +64,28 @@ def report(environ: Mapping[str, str], now: datetime) -> list[Finding]:
 
 def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
     given = environ.get(variable, "").strip()
-    origin = variable if given else "default"
     try:
         # One at a time, so that every wrong one is seen.
         settings = Settings.from_env({variable: environ[variable]} if given else {})
     except ConfigurationError as error:
-        return Finding("problem", "setting", name, "unusable", str(error))
+        words = str(error).replace(f"{name} ({variable})", variable, 1)
+        return Finding("problem", "setting", name, "unusable", words)
     value = getattr(settings, name)
+    shown, origin, remark = _shown(value), variable if given else "default", ""
     if name == "api_key":
+        shown = "present" if value else "missing"
         if value is None:
-            return Finding("note", "setting", name, "missing", "run can do without it")
-        if settings.stripped_key:
-            return Finding("note", "setting", name, "present, stripped of white space", origin)
-        return Finding("ok", "setting", name, "present", origin)
-    remark = ""
-    if name == "base_url" and value != DEFAULT_BASE_URL:
-        remark = "; not the vendor's"
+            origin, remark = "", "run needs none: the program sends its own"
+        elif settings.stripped_key:
+            remark = "; the white space around it is not sent"
+    elif name == "base_url" and value != DEFAULT_BASE_URL:
+        remark = "; this is not RevenueBase itself"
     elif name in ("v2_flag", "on_event") and value is not None:
         try:
             flags.resolve(name, value)
         except ConfigurationError as error:
-            remark = f"; here {error}"
-    return Finding("note" if remark else "ok", "setting", name, _shown(value), origin + remark)
+            remark = str(error).replace(f"{name} ({variable})", "; in this directory,", 1)
+    return Finding("note" if remark else "ok", "setting", name, shown, origin + remark)
 
 
 def _shown(value: Any) -> str:
@@ -108,8 +107,8 @@ def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
         ours = variable in VARIABLES.values() or variable.startswith("REVENUEBASE_COMPAT_")
         if variable.startswith("REVENUEBASE_") and not ours:
             near = get_close_matches(variable, VARIABLES.values(), 1)
-            meant = f"no setting of ours; {near[0]} is" if near else "no setting of ours"
-            yield Finding("note", "setting", variable, "set", meant)
+            meant = f"; was {near[0]} meant?" if near else ""
+            yield Finding("note", "setting", variable, "set", "there is no such setting" + meant)
 
 
 def _route(settings: Settings, now: datetime) -> Finding:
@@ -118,7 +117,7 @@ def _route(settings: Settings, now: datetime) -> Finding:
     try:
         next(decide(settings, 1, now, v1_retired=False))
     except ApiVersionRetiredError:
-        words = "v1 has ended; after_sunset is 'raise'"
+        words = "api_version admits v1 alone, v1 has ended, and after_sunset is 'raise'"
         return Finding("problem", "route", "today", "refused", words)
     except StopIteration as decided:
         route: Route = decided.value
@@ -144,34 +143,31 @@ def _sdk() -> Iterator[Finding]:
     if version < DROPPED["v1"]:
         severity = "note" if start.is_active() else "problem"
         left = ", ".join(one.call for one in ENDPOINTS if one.successor is None)
-        words.append(f"speaks v1: under run its requests are moved, but for {left}")
+        words.append(f"speaks v1; run moves all of its requests but {left}")
     if dropped := covered(version):
         back = sum(successor is not None for successor in dropped.values())
-        clients = sorted({f"client.{name.partition('.')[0]}" for name in dropped if "." in name})
-        words.append(
-            f"run brings {back} names back that it has dropped, of {', '.join(clients)}; "
-            f"{len(dropped) - back} say what to call instead"
-        )
+        left = f"the other {len(dropped) - back} say what to call instead"
+        words.append(f"{len(dropped)} names were dropped: under run {back} work again, {left}")
     yield Finding(severity, "package", SDK, str(version), "; ".join(words))
 
 
 def _patches(environ: Mapping[str, str]) -> Iterator[Finding]:
     """What is in force in this environment, and the HTTP libraries that ``run`` would patch."""
     flag, file = environ.get(start.FLAG, ""), pth_file()
-    severity, words = "ok", "nothing is patched here"
+    severity, words = "ok", "this command was not started by run"
     if start.is_active():
         words = "v1 requests of this process are moved"
     elif flag not in start.OFF:
-        severity, words = "problem", f"set, but {words}: the command runs in another Python"
+        severity, words = "problem", "set, but nothing is moved here: use the run of this Python"
     yield Finding(severity, "patch", start.FLAG, flag or "unset", words)
-    yield Finding("ok", "patch", ".pth", "installed" if file.exists() else "none", str(file))
+    yield Finding("ok", "patch", ".pth", "installed" if file.exists() else "absent", str(file))
     for distribution, supported, *_ in LIBRARIES.values():
         version = _installed(distribution)
         if version is not None and distribution != SDK:
-            severity, words = "ok", "within reach of run"
+            severity, words = "ok", "run moves its v1 requests"
             if not SpecifierSet(supported).contains(version, prereleases=True):
                 severity = "note"
-                words = f"run is tested with {supported}: its requests may pass unmoved"
+                words = f"run is tested with {supported} only: it may leave its requests on v1"
             yield Finding(severity, "patch", distribution, str(version), words)
 
 

@@ -36,8 +36,8 @@ class JobRecord(dict[str, Any]):
     @property
     def name(self) -> str:
         """Its end, in a word or two."""
-        error = self.get("error", "cancelled")
-        return "cancelled before" if self.ok and "error" in self else str(error)
+        ended = "cancelled" if "current_status" in self else "cancelled before"
+        return ended if self.ok else str(self["error"])
 
     @property
     def cells(self) -> list[str]:
@@ -58,16 +58,17 @@ def finished(outcome: JobOutcome, route: Route | None) -> JobRecord:
 
 def failed(process_id: int | str, error: CancelError, route: Route | None = None) -> JobRecord:
     """The record of an error; a job that was cancelled before is as it should be."""
+    unknown = error.outcome_unknown
+    ok = isinstance(error, AlreadyCancelledError) and not unknown
+    wrong = {"error": type(error).__name__, "code": error.code, "outcome_unknown": unknown}
     return JobRecord(
         process_id=process_id,
-        ok=isinstance(error, AlreadyCancelledError) and not error.outcome_unknown,
+        ok=ok,
         version=f"v{error.api_version}" if error.api_version else None,
         reason=route.reason.value if route else None,
         attempts=error.attempts,
-        error=type(error).__name__,
-        code=error.code,
         message=str(error),
-        outcome_unknown=error.outcome_unknown,
+        **({"already_cancelled": True} if ok else wrong),
     )
 
 
@@ -133,10 +134,8 @@ class Journal:
     def _replay(self, entry: dict[str, Any], number: int) -> None:
         event = entry["event"]
         if number == 1 and event == "opened":
-            if (base_url := entry["base_url"]) != self._base_url:
-                self._refuse(
-                    f"holds jobs of {base_url}, not of {self._base_url}: give another file"
-                )
+            if (its := entry["base_url"]) != self._base_url:
+                self._refuse(f"holds jobs of {its}, not of {self._base_url}: give another file")
         elif number > 1 and event in ("started", "done"):
             process_id = check_process_id(entry["process_id"])
             if event == "done":

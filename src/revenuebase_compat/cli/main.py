@@ -1,7 +1,7 @@
 """The command ``revenuebase-compat``: arguments in, lines and exit codes out.
 
 Results go to stdout, notices and progress to stderr. Exit codes: 0 all cancelled, 1 some job
-was not, 2 wrong usage or settings, 130 stopped. A command's module is imported when it runs.
+was not, 2 wrong usage or settings, 130 stopped or unread. A command's module is imported when run.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .output import STOPPED, WRONG, OutputLost, complain
 def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
     """Run one command; returns the exit code. ``clocks`` are a ``Client``'s, for tests."""
     output.set_up()
+    code: int = 1
     if "" not in sys.path and not getattr(sys.flags, "safe_path", False):
         # For settings that name a module of the user's; last, so that it hides no library.
         sys.path.append("")
@@ -31,15 +32,16 @@ def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
             return WRONG
         arguments.clocks = clocks
         module, _, function = arguments.run.partition(":")
-        code: int = getattr(import_module(f".{module}", __package__), function)(arguments)
-        return code
+        code = getattr(import_module(f".{module}", __package__), function)(arguments)
+        with output.writing():  # what a hook of the user's has printed
+            return code
     except (ConfigurationError, InvalidProcessIdError, MissingExtraError) as error:
         complain(str(error))
         return WRONG
     except OutputLost as error:
         if str(error):
             complain(str(error))
-        return 1
+        return code if str(error) else STOPPED
     except KeyboardInterrupt:
         return STOPPED
     finally:

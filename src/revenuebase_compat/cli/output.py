@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
+from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from .journal import JobRecord
 
-#: The exit codes for wrong usage and settings, and for Ctrl-C.
+#: The exit codes for wrong usage and settings, and for Ctrl-C or a reader who left.
 WRONG, STOPPED = 2, 130
 
 COLUMNS = ("job", "file", "status", "version", "reason", "attempts")
@@ -25,7 +26,7 @@ OPTIONAL = ("attempts", "file", "reason", "version")
 
 
 class OutputLost(Exception):
-    """stdout cannot be written; the text says why, and is empty where its reader went away."""
+    """stdout cannot be written; the text says why, and is empty where its reader left."""
 
 
 def set_up() -> None:
@@ -66,22 +67,35 @@ def columns() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
-def show(text: str, style: str = "") -> None:
-    """Lines of the result; in a style, where stdout is a terminal and rich is installed.
-
-    Raises ``OutputLost`` where they could not be written.
-    """
+@contextmanager
+def writing() -> Iterator[None]:
+    """What writes to stdout. Raises ``OutputLost`` where that fails, and drops what comes after."""
     try:
-        console = _console(sys.stdout) if style else None
-        if console is None:
-            print(_lines(text), flush=True)
-        else:
-            console.print(_lines(text), style=style)
+        yield
+        sys.stdout.flush()
     except (OSError, ValueError) as error:
         _drop(sys.stdout)
         if isinstance(error, BrokenPipeError):
             raise OutputLost from None
         raise OutputLost(f"stdout: {getattr(error, 'strerror', None) or error}") from None
+
+
+def show(text: str, style: str = "", indent: int | None = None) -> None:
+    """Lines of the result; in a style, where stdout is a terminal and rich is installed.
+
+    With an ``indent`` a line is wrapped that the terminal is too narrow for, and its rest indented.
+    """
+    text = _lines(text)
+    if indent is not None:
+        room = columns()
+        wrap = TextWrapper(room, "", " " * min(indent, room // 3), break_on_hyphens=False)
+        text = "\n".join(map(wrap.fill, text.split("\n")))
+    with writing():
+        console = _console(sys.stdout) if style else None
+        if console is None:
+            print(text)
+        else:
+            console.print(text, style=style)
 
 
 @lru_cache(1)

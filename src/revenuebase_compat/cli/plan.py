@@ -7,7 +7,7 @@ from argparse import Namespace
 from datetime import datetime, timezone
 
 from revenuebase_compat.client.facade import Client
-from revenuebase_compat.core.errors import CancelError, ConfigurationError
+from revenuebase_compat.core.errors import ApiVersionRetiredError
 from revenuebase_compat.core.routes import Route
 from revenuebase_compat.core.routing import explain
 from revenuebase_compat.core.settings import Settings
@@ -17,7 +17,7 @@ from .journal import failed
 from .output import complain, show
 
 #: What stands for a route where calls fail.
-RETIRED = "ApiVersionRetiredError"
+RETIRED = ApiVersionRetiredError.__name__
 
 
 def route(arguments: Namespace) -> int:
@@ -27,18 +27,16 @@ def route(arguments: Namespace) -> int:
         for job in dict.fromkeys(arguments.process_ids):
             try:
                 found = client.route(job)
-            except ConfigurationError:
-                raise
-            except CancelError as error:
+            except ApiVersionRetiredError as error:
                 code = 1
                 if arguments.json:
                     show(json.dumps(failed(job, error)))
                 else:
                     complain(str(error), type(error).__name__)
                 continue
-            row = json.dumps({"process_id": job, "ok": True, **_facts(found)})
-            line = f"job {job}: {found}: {explain(found, client.settings)}"
-            show(row if arguments.json else line)
+            start, why = f"job {job}: ", explain(found, client.settings)
+            row, line = {"process_id": job, "ok": True, **_facts(found)}, f"{start}{found}: {why}"
+            show(json.dumps(row)) if arguments.json else show(line, indent=len(start))
     return code
 
 
@@ -54,7 +52,7 @@ def timeline(arguments: Namespace) -> int:
         else:
             where = ", ".join(f"{percent:.4g} % {route or RETIRED}" for route, percent in shares)
             flag = "; the flag is asked first" * one.flag
-            show(f"{start}  v1 {phase:10}  {where}{flag}")
+            show(f"{start}  v1 {phase:10}  {where}{flag}", indent=len(start) + 2)
     return 0
 
 

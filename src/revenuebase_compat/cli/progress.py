@@ -20,7 +20,6 @@ from revenuebase_compat.core.models import Job
 from .journal import JobRecord
 from .output import note, printable
 
-_STOPPING = "stopping when the jobs under way are done; Ctrl-C again: now"
 _PAUSED = "the rate limit is used up: going on in {}"
 
 
@@ -43,7 +42,7 @@ class Display:
     def __init__(
         self, before: Iterable[JobRecord], total: int, monotonic: Callable[[], float], quiet: bool
     ) -> None:
-        self.stopping = False
+        self.stopping = ""  #: what is said once no further job is started
         self._total, self._monotonic, self._quiet = total, monotonic, quiet
         self._counts = Counter(found.name for found in before)
         self._before = self._counts.total()
@@ -127,7 +126,7 @@ class Display:
         if states:
             lines.append(f"{self._jobs.under_way} under way: {_listed(states)}")
         if self.stopping:
-            lines.append(_STOPPING)
+            lines.append(self.stopping)
         elif self._resumes > now:
             lines.append(_PAUSED.format(span(self._resumes - now)))
         return done, [line for line in lines if line]
@@ -166,26 +165,28 @@ class Display:
         if self._live is None and not self._quiet:
             note(text)
 
-    def stop(self) -> None:
+    def stop(self, again: str) -> None:
         """No further job is started. For a signal's handler: nothing that may be under way."""
+        words = f"stopping when the jobs under way are done; Ctrl-C{again}: now"
         if self._live is None and not self.stopping:
             with suppress(OSError):
-                os.write(2, f"{_STOPPING}\n".encode())
-        self.stopping = True
+                os.write(2, f"{words}\n".encode())
+        self.stopping = self.stopping or words
 
-    def summary(self, records: Iterable[JobRecord], resume: str | None, why: str) -> str:
+    def summary(self, rows: Iterable[JobRecord], resume: str | None, why: str, refused: int) -> str:
         """What is done, what is not and ``why``, and how to go on."""
         done, took = self._counts.total(), span(self._monotonic() - self._began)
         counts, under_way = _listed(self._counts), self._jobs.under_way
         if done == self._total:
             earlier = f" ({self._before} by an earlier run)" if self._before else ""
-            again = sum(not found.final for found in records)
+            again = sum(not found.final for found in rows)
             more = f"\nworth another try: {again}, by the same command" if again else ""
             return f"{done} jobs in {took}: {counts}{earlier}{more}"
         left = f"{under_way} left under way, " if under_way else ""
+        left += f"{refused} refused by the rate limit, " if refused else ""
         how = f"{resume} tells what is done" if resume else "best with --resume JOURNAL"
         return (
             f"stopped after {took} with {done} of {self._total} jobs done, "
-            f"{left}{self._total - done - under_way} not started{why and ': ' + why}\n"
+            f"{left}{self._total - done - under_way - refused} not started{why and ': ' + why}\n"
             f"{counts or '0 cancelled'}\nto go on: the same command again; {how}"
         )

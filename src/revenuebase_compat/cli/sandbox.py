@@ -32,11 +32,10 @@ def sandbox(arguments: Namespace) -> int:
             processing_for=arguments.job_seconds,
             mx_record_checked=MX_RECORD_CHECKED[arguments.mx_record_checked],
             on_request=log,
-        ) as service:
-            key = service.api_key
-            show(f"export REVENUEBASE_BASE_URL={service.base_url} REVENUEBASE_API_KEY={key}")
+        ) as it:
+            show(f"export REVENUEBASE_BASE_URL={it.base_url} REVENUEBASE_API_KEY={it.api_key}")
             note("serving until Ctrl-C")
-            service.wait()
+            it.wait()
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     except OSError as error:

@@ -201,8 +201,9 @@ class CancelJobs(Iterator[JobOutcome]):
     """Outcomes of many jobs, in the order they finish.
 
     It may be interrupted (``KeyboardInterrupt``) and iterated on. To stop early: after ``stop()``
-    no further job is started, and those under way still come; ``close()``, the end of a ``with``
-    block, or dropping the iterator ends it at once: what is being sent is sent, and nothing more.
+    no further job is started, and those under way still come; those that a 429 made wait fail at
+    once. ``close()``, the end of a ``with`` block, or dropping the iterator ends it: what is being
+    sent is sent, and nothing more.
     Closing the client does the same, but outcomes of what was under way still come. In ``atexit``,
     where Python starts no more threads (3.12 and later), jobs run one after the other.
     """
@@ -243,7 +244,7 @@ class CancelJobs(Iterator[JobOutcome]):
 
     def stop(self) -> None:
         """Start no further job; those under way still come."""
-        self._jobs.ended = True
+        self._jobs.ended = self._jobs.limiter.stopped = True
 
     def close(self) -> None:
         """End it: no further job, no further request of those under way, no further outcome."""
@@ -346,7 +347,7 @@ class AsyncCancelJobs(AsyncIterator[JobOutcome]):
 
     def stop(self) -> None:
         """Start no further job; those under way still come."""
-        self._jobs.ended = True
+        self._jobs.ended = self._jobs.limiter.stopped = True
 
     async def aclose(self) -> None:
         """End it: no further job, no further request, no further outcome."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from . import responses
@@ -57,6 +58,10 @@ class JobFailed:
 JobOutcome = JobCancelled | JobFailed
 
 
+class Stopped(Exception):
+    """A stop gave up a job that the server had refused for its rate."""
+
+
 class RateLimiter:
     """When the next request may go; thread-safe. A server that states no limit is not paced.
 
@@ -73,6 +78,7 @@ class RateLimiter:
         self.answers = 0
         #: Whether jobs wait to be begun: those that are only looked at let them go first.
         self.newcomers = False
+        self.stopped = False  #: whether what was refused for its rate is given up
         self._most = most
         self._free = 1.0
         self._under_way = 0
@@ -162,12 +168,12 @@ def paced(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext)
             sent = error.attempts = sent + error.attempts
             if error.outcome_unknown or not refusals_left:
                 raise
-        yield from _turn(limiter, context)
+        yield from _wait(limiter, context, limiter.acquire)
     raise AssertionError("unreachable")
 
 
 def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext) -> Flow:
-    taken, looks, since = True, False, 0
+    taken, looks, refused, since = True, False, False, 0
     answer: Any = None
     try:
         with closing(begin()) as steps:
@@ -176,19 +182,27 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
                 sending = isinstance(command, SendRequest)
                 if sending:
                     if not taken:
-                        yield from _turn(limiter, context, looks=looks)
+                        due = partial(limiter.acquire, looks=looks)
+                        yield from _wait(limiter, context, due, refused)
                     taken, since = False, limiter.answers
                 answer = None
                 try:
-                    answer = yield command
+                    if refused and isinstance(command, Sleep):
+                        ends = float(context.monotonic() + command.seconds)
+                        yield from _wait(limiter, context, ends.__sub__)
+                    else:
+                        answer = yield command
                 except Exception as error:
-                    steps.throw(error)
+                    if not isinstance(error, Stopped):
+                        steps.throw(error)
                     raise
                 finally:
                     if sending:
                         limiter.record(answer, since, context.clock(), context.monotonic())
                 # What follows a success are looks at how the job ends.
                 looks |= isinstance(answer, Response) and answer.status < 300
+                if sending:
+                    refused = isinstance(answer, Response) and answer.status == 429 and not looks
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     finally:
@@ -196,8 +210,10 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
             limiter.cancel()
 
 
-def _turn(
-    limiter: RateLimiter, context: CallContext, *, looks: bool = False
+def _wait(
+    limiter: RateLimiter, context: CallContext, due: Callable[[float], float], refused: bool = True
 ) -> Generator[Sleep, None, None]:
-    while (wait := limiter.acquire(context.monotonic(), looks=looks)) > 0:
-        yield Sleep(min(wait, SLICE))
+    while (seconds := due(context.monotonic())) > 0:
+        if refused and limiter.stopped:
+            raise Stopped("it waited for the rate limit")
+        yield Sleep(min(seconds, SLICE))

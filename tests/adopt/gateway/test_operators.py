@@ -176,11 +176,15 @@ def test_the_access_log_holds_no_key_query_or_body(
         one.post(CANCEL + "?token=s3cret", json={"process_id": 1234567})
         one.get("/v2/jobs?token=s3cret")
         one.get("/v2/x", headers={"Host": "evil.example"})
+        one.get("/-/healthz")
+        one.get("/-/healthz", headers={"Host": "evil.example"})
     lines = [one.getMessage() for one in caplog.records if one.name.endswith(".access")]
     assert [re.sub(r"[\d.]+ s", "T", line) for line in lines] == [
         f"POST {CANCEL} moved 200 T",
         "GET /v2/jobs passed 404 T",
         "GET /v2/x refused 403 T",
+        "GET /-/healthz answered 200 T",
+        "GET /-/healthz refused 403 T",
     ]
     ours = "".join(one.getMessage() for one in caplog.records if one.name.startswith("revenue"))
     assert not [secret for secret in ("s3cret", "1234567", TEST_KEY) if secret in ours]

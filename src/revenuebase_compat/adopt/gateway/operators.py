@@ -62,7 +62,8 @@ class Operators:
         if status:
             self._answers.labels(status).inc()
         if self._access_log:
-            what = incoming.method, incoming.path, fate or "refused"
+            own = incoming.path.startswith("/-/") and status != 403
+            what = incoming.method, incoming.path, fate or ("answered" if own else "refused")
             _ACCESS.info("%s %s %s %d %.3f s", *what, status, seconds)
 
     async def why_not_ready(self) -> str:
