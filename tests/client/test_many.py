@@ -413,6 +413,8 @@ def test_it_can_be_interrupted_and_iterated_on(server: FaultServer) -> None:
     assert sorted(server.applied) == list(range(1, 21))
 
 
+# Python ignores, and tells of, what is raised in the callback of a weak reference.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupted_at_any_moment_it_never_hangs(server: FaultServer) -> None:
     interrupts, ended = 0, threading.Event()
     random = Random(1)  # noqa: S311

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from inspect import currentframe
@@ -402,3 +404,86 @@ print(fork())
     )
     with FaultServer() as server:
         assert child(program, server.base_url).splitlines()[-1] == "0"
+
+
+# --- a notice that cannot be said ---------------------------------------------------------------
+
+
+class Broken(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError("I/O operation on closed file")
+
+
+@pytest.fixture
+def broken_log() -> Iterator[None]:
+    handler = Broken()
+    logging.getLogger(LOGGER).addHandler(handler)
+    yield
+    logging.getLogger(LOGGER).removeHandler(handler)
+
+
+@pytest.mark.usefixtures("broken_log")
+@pytest.mark.filterwarnings("ignore::revenuebase_compat.ApiDeprecationWarning")
+def test_a_log_that_cannot_be_written_fails_no_call() -> None:
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        assert str(client.cancel_job(1).route.version) == "1"
+        server.script(gone())
+        assert str(client.cancel_job(2).route.version) == "2"  # told after an answer
+
+
+class TimeLimit(Exception):
+    """As celery's, which a signal handler raises."""
+
+
+@pytest.fixture
+def time_limit() -> Iterator[Callable[[object], None]]:
+    def handler(*_: object) -> None:
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield lambda _: signal.raise_signal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_time_limit_passes_through_flag_event_and_log(
+    time_limit: Callable[[object], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = Broken()
+    monkeypatch.setattr(handler, "emit", time_limit)
+    with FaultServer() as server:
+        for more in ({"v2_flag": time_limit}, {"on_event": time_limit, "api_version": "v2"}):
+            with FakeTime(BEFORE).client(settings(server, **more)) as client:
+                with pytest.raises(TimeLimit):
+                    client.cancel_job(1)
+        logging.getLogger(LOGGER).addHandler(handler)
+        try:
+            with FakeTime(BEFORE).client(settings(server)) as client, pytest.raises(TimeLimit):
+                client.cancel_job(2)
+        finally:
+            logging.getLogger(LOGGER).removeHandler(handler)
+
+
+def test_a_listener_that_calls_v1_itself_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            listen = lambda *_, **__: client.cancel_job(2, already_cancelled="return")  # noqa: E731
+            monkeypatch.setattr(warnings, "showwarning", listen)
+            client.cancel_job(1)
+        assert len(server.seen) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is full")
+def test_a_notice_that_stderr_does_not_take_leaves_the_exit_code() -> None:
+    program = """
+import sys
+import revenuebase_compat as rc
+settings = rc.Settings(sys.argv[2], base_url=sys.argv[1], v1_sunset="2999-01-01")
+with rc.Client(settings) as client:
+    client.cancel_job(1)
+"""
+    with FaultServer() as server, open("/dev/full", "w") as full:
+        command = [sys.executable, "-W", "ignore", "-c", program, server.base_url, TEST_KEY]
+        environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        assert subprocess.run(command, env=environ, stderr=full, timeout=60).returncode == 0
+        assert server.applied == [1]

@@ -9,7 +9,6 @@ Every Python under ``run`` loads this module, and most of them never speak HTTP.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from .libraries import LIBRARIES
@@ -89,16 +88,3 @@ def finished(name: str) -> ModuleType | None:
     if module is None or getattr(module.__spec__, "_initializing", False):
         return None
     return module
-
-
-def write_stderr(text: str) -> None:
-    """One line on stderr; a process without one goes on all the same."""
-    try:
-        line = f"revenuebase-compat: {' '.join(text.split())}\n"
-        if (stderr := sys.__stderr__) is not None and sys.stderr is stderr:
-            # Without the lock of its buffer, which a fork meanwhile would leave held in the child.
-            os.write(stderr.fileno(), line.encode(stderr.encoding, "backslashreplace"))
-        else:
-            sys.stderr.write(line)
-    except Exception:  # noqa: S110 (there is nobody to tell)
-        pass

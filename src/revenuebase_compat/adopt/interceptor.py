@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from revenuebase_compat.client import flags, notices
+from revenuebase_compat.client.process import from_handler, write_stderr
 from revenuebase_compat.client.runtime import call_context
 from revenuebase_compat.core.calls import Notice, now_of
 from revenuebase_compat.core.decoding import Response
@@ -31,7 +32,6 @@ from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import Settings, is_loopback
 
 from . import rewrite
-from .import_hook import write_stderr
 from .libraries.base import LibraryCall, as_bytes
 from .report import Report
 
@@ -120,7 +120,8 @@ class Interceptor:
 
     def fail_open(self, error: Exception, so: str = "a request to API v1 is sent as it is") -> None:
         """Let it pass, as nothing was sent yet."""
-        if self.strict or isinstance(error, Warning):  # -W error, which is the user's own wish
+        # -W error is the user's own wish, and a time limit is not ours to swallow.
+        if self.strict or isinstance(error, Warning) or from_handler(error):
             raise error
         words = f": {error}" if isinstance(error, CancelError) else ""  # others may quote a header
         self.warn((so, type(error)), f"{so}, after {type(error).__name__}{words}")

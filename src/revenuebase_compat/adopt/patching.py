@@ -15,12 +15,13 @@ from types import ModuleType
 from typing import Any
 
 from revenuebase_compat.client import flags
+from revenuebase_compat.client.process import write_stderr
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
 from . import interceptor, sdk_names
 from .environment import IGNORED, WITHOUT, lenient_settings
-from .import_hook import FINDER, finished, write_stderr
+from .import_hook import FINDER, finished
 from .interceptor import Interceptor
 
 # All of them now: what patches a library runs inside its import, and must not import then.

@@ -9,7 +9,8 @@ import sysconfig
 from pathlib import Path
 from typing import Literal
 
-from .import_hook import write_stderr
+from revenuebase_compat.client.process import write_stderr
+
 from .start import FLAG
 
 # Where the package was removed and the file was not, every Python still reads it.

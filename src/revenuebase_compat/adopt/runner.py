@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from revenuebase_compat.client.process import write_stderr
+
 from . import report as reports
 from .environment import IGNORED, WITHOUT, lenient_settings
-from .import_hook import write_stderr
 from .pth import pth_file
 from .start import ACTIVE, FLAG
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
-from .import_hook import FINDER, write_stderr
+from revenuebase_compat.client.process import from_handler, write_stderr
+
+from .import_hook import FINDER
 from .libraries import LIBRARIES
 
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
@@ -69,6 +71,8 @@ def _install(module: ModuleType) -> None:
         patching.install_from_environment(strict=flag in STRICT, rehearse=flag == "rehearse")
         patching.patch(module)
     except Exception as error:
+        if from_handler(error):
+            raise  # and patched with the next library
         write_stderr(f"{type(error).__name__}: {error}; nothing is moved here")
         if flag in STRICT:
             raise

@@ -13,6 +13,7 @@ from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import VARIABLES, Flag
 
 from .notices import log
+from .process import from_handler
 
 if TYPE_CHECKING:
     from revenuebase_compat.core.events import RouteContext
@@ -78,6 +79,8 @@ def _checked(opinion: object) -> bool | None:
 
 
 def _no_opinion(flag: Flag, error: Exception) -> bool | None:
+    if from_handler(error):
+        raise error
     log(
         ("flag", type(error)),
         "warning",

@@ -24,6 +24,7 @@ from revenuebase_compat.core.endpoints import CANCEL, Endpoint
 from revenuebase_compat.core.routes import Phase, phase
 
 from .memory import memory
+from .process import from_handler, write_stderr
 
 Level = Literal["info", "warning", "error"]
 
@@ -64,7 +65,10 @@ def call_site(skipped: frozenset[str] = frozenset({_PACKAGE})) -> CallSite:
 
 def warn_at(site: CallSite, message: str) -> None:
     """Warn as ``ApiDeprecationWarning`` at that line, if Python's filters let it."""
+    if threading.get_ident() in _speaking:
+        return  # whoever listens to notices calls v1 itself: it would never end
     _unforked(
+        Warning,  # -W error, which is the user's own wish
         warnings.warn_explicit,
         message,
         ApiDeprecationWarning,
@@ -93,18 +97,20 @@ def _say(level: Level, message: str, left_out: int, **extra: object) -> None:
     import logging  # with no notice, a tenth of what importing cancel_job costs
 
     logger = logging.getLogger(_PACKAGE)
-    if not logger.hasHandlers():
-        # Python's last resort prints the bare message: say who speaks.
-        message = f"revenuebase-compat: {message}"
-    say = getattr(logger, level)
-    _unforked(say, "%s", message, extra={**extra, "left_out": left_out})
+    number, last = getattr(logging, level.upper()), logging.lastResort
+    if not logger.hasHandlers() and getattr(last, "stream", None) is sys.stderr:
+        # Python's last resort prints the bare message, without who speaks.
+        if last is not None and logger.isEnabledFor(number) and number >= last.level:
+            write_stderr(message)
+        return
+    _unforked((), logger.log, number, "%s", message, extra={**extra, "left_out": left_out})
 
 
-def _unforked(say: Callable[..., None], *words: Any, **others: Any) -> None:
+def _unforked(passes: Any, say: Callable[..., None], *words: Any, **others: Any) -> None:
     """Say it while no other thread forks, and let none fork meanwhile.
 
     Who writes to stderr holds the lock of its buffer, and a child that is forked in that moment
-    finds it held for ever.
+    finds it held for ever. No call fails because it cannot be told of, but by what ``passes``.
     """
     me = threading.get_ident()
     nested = me in _speaking
@@ -116,6 +122,9 @@ def _unforked(say: Callable[..., None], *words: Any, **others: Any) -> None:
             del _speaking[me]
             time.sleep(0.001)
         say(*words, **others)
+    except Exception as error:
+        if isinstance(error, passes) or from_handler(error):
+            raise
     finally:
         if not nested:
             _speaking.pop(me, None)

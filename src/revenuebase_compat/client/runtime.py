@@ -14,6 +14,7 @@ from revenuebase_compat.core.settings import Settings
 
 from . import flags, notices
 from .memory import memory
+from .process import from_handler
 
 if TYPE_CHECKING:
     from revenuebase_compat.core.events import CancelEvent
@@ -54,6 +55,8 @@ def emit(settings: Settings, event: CancelEvent) -> None:
         if heard is not None:
             heard(event)
     except Exception as error:
+        if from_handler(error):
+            raise
         notices.log(
             ("on_event", type(error)),
             "warning",

@@ -8,13 +8,12 @@ modules and classes, so that httpx2's count as well.
 from __future__ import annotations
 
 import errno
-import sys
-from collections.abc import Callable, Iterator
-from types import CodeType, TracebackType
-from typing import Any
+from collections.abc import Callable
+from types import TracebackType
 
 from revenuebase_compat.core.decoding import NoResponse
 
+from .process import causes, frames, raised_by_handler
 from .watchdog import Attempt
 
 _TRANSPORTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "anyio", "socksio"})
@@ -48,11 +47,10 @@ def _foreign(error: BaseException) -> BaseException | None:
     ``TimeoutError`` comes out of httpcore as a ``ReadTimeout``, so the origin is looked at.
     """
     if isinstance(error, OSError) or any(_is_transport(c.__module__) for c in type(error).__mro__):
-        handlers = set(_signal_handlers())
-        chain = [one for one in _causes(error) if not handlers.isdisjoint(_codes(one))]
-        if not chain:
+        other = raised_by_handler(error)
+        if other is None:
             return None
-        error = chain[-1]
+        error = other
     error.__traceback__ = _without_transport(error.__traceback__)
     return error
 
@@ -61,7 +59,7 @@ def no_response_from(error: BaseException, attempt: Attempt | None = None) -> No
     """What the transport's exception tells of the attempt, as plain data."""
     names = {kind.__name__ for kind in type(error).__mro__}
     sent = not names & _NOT_SENT and (attempt is None or attempt.sent)
-    if any(getattr(one, "errno", None) in (errno.EMFILE, errno.ENFILE) for one in _causes(error)):
+    if any(getattr(one, "errno", None) in (errno.EMFILE, errno.ENFILE) for one in causes(error)):
         reason = "no file descriptor is left (EMFILE): raise the limit (ulimit -n), or send fewer"
         return NoResponse(f"{reason} requests at once", sent)
     if (attempt is not None and attempt.overdue) or names & {"TimeoutException", "TimeoutError"}:
@@ -73,40 +71,9 @@ def _is_transport(module: str | None) -> bool:
     return (module or "").partition(".")[0] in _TRANSPORTS
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what led to it, those of a group included."""
-    found: list[Any] = [error]
-    for one in found:
-        yield one
-        led = [one.__cause__ or one.__context__, *getattr(one, "exceptions", ())]
-        found += [cause for cause in led if cause is not None and cause not in found]
-
-
-def _frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
-    while traceback is not None:
-        yield traceback
-        traceback = traceback.tb_next
-
-
-def _codes(error: BaseException) -> Iterator[CodeType]:
-    return (one.tb_frame.f_code for one in _frames(error.__traceback__))
-
-
-def _signal_handlers() -> Iterator[CodeType]:
-    signal: Any = sys.modules.get("signal")  # loaded by whoever has set a handler
-    for number in signal.valid_signals() if signal else ():
-        handler: Any = signal.getsignal(number)
-        if callable(handler):
-            handler = getattr(handler, "func", handler)  # functools.partial
-            call = handler if hasattr(handler, "__code__") else type(handler).__call__
-            code = getattr(getattr(handler, "__func__", call), "__code__", None)
-            if code is not None:
-                yield code
-
-
 def _without_transport(traceback: TracebackType | None) -> TracebackType | None:
     rest: TracebackType | None = None
-    for one in reversed(list(_frames(traceback))):
+    for one in reversed(list(frames(traceback))):
         if not _is_transport(one.tb_frame.f_globals.get("__name__")):
             rest = TracebackType(rest, one.tb_frame, one.tb_lasti, one.tb_lineno)
     return rest

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _socket
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -146,8 +147,9 @@ class DeadlineWatchdog:
         """Begin to watch an attempt; ``finish`` must follow."""
         with self._lock:
             self._attempts[id(attempt)] = attempt
-            if not self._running:
-                with suppress(RuntimeError):  # from Python 3.12 on, while the interpreter ends
+            # While the interpreter ends, a thread that is started would be waited for, for ever.
+            if not self._running and not sys.is_finalizing():
+                with suppress(RuntimeError):  # from Python 3.12 on, a little earlier
                     threading.Thread(
                         target=self._run, name="revenuebase-deadlines", daemon=True
                     ).start()

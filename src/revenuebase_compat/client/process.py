@@ -1,0 +1,74 @@
+"""The process that we are guests in: its stderr, and what its signal handlers raise.
+
+Loaded inside other people's imports, so it imports nothing that could be under way there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType, TracebackType
+    from typing import Any
+
+
+def write_stderr(text: str) -> None:
+    """One line on stderr; a process without one goes on all the same."""
+    try:
+        line = f"revenuebase-compat: {' '.join(text.split())}\n"
+        if (stderr := sys.__stderr__) is not None and sys.stderr is stderr:
+            # Not by its buffer, whose lock a fork would leave held in the child, on which the end
+            # of the process would wait, and in which a line that cannot be written stays.
+            os.write(stderr.fileno(), line.encode(stderr.encoding, "backslashreplace"))
+        else:
+            sys.stderr.write(line)
+    except Exception as error:
+        if from_handler(error):
+            raise
+
+
+def from_handler(error: BaseException) -> bool:
+    """Whether a signal handler raised it, such as a time limit: not ours to swallow."""
+    return raised_by_handler(error) is not None
+
+
+def raised_by_handler(error: BaseException) -> BaseException | None:
+    """Of an exception and what led to it, the first that a signal handler raised."""
+    handlers = set(_signal_handlers())
+    chain = [one for one in causes(error) if not handlers.isdisjoint(_codes(one))]
+    return chain[-1] if chain else None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what led to it, those of a group included."""
+    found: list[Any] = [error]
+    for one in found:
+        yield one
+        led = [one.__cause__ or one.__context__, *getattr(one, "exceptions", ())]
+        found += [cause for cause in led if cause is not None and cause not in found]
+
+
+def frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
+    """From where it was caught to where it was raised."""
+    while traceback is not None:
+        yield traceback
+        traceback = traceback.tb_next
+
+
+def _codes(error: BaseException) -> Iterator[CodeType]:
+    return (one.tb_frame.f_code for one in frames(error.__traceback__))
+
+
+def _signal_handlers() -> Iterator[CodeType]:
+    signal: Any = sys.modules.get("signal")  # loaded by whoever has set a handler
+    for number in signal.valid_signals() if signal else ():
+        handler: Any = signal.getsignal(number)
+        if callable(handler):
+            handler = getattr(handler, "func", handler)  # functools.partial
+            call = handler if hasattr(handler, "__code__") else type(handler).__call__
+            code = getattr(getattr(handler, "__func__", call), "__code__", None)
+            if code is not None:
+                yield code
