@@ -382,6 +382,8 @@ def test_start_up_loads_nothing_but_what_waits() -> None:
         "revenuebase_compat.adopt.import_hook",
         "revenuebase_compat.adopt.libraries",
         "revenuebase_compat.adopt.start",
+        "revenuebase_compat.client",
+        "revenuebase_compat.client.process",
         "sitecustomize",
     }
 
