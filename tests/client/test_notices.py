@@ -15,10 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from inspect import currentframe
 from types import FrameType
+from typing import Any
 
 import pytest
 
 import revenuebase_compat as rc
+from revenuebase_compat.adopt.libraries.base import read_ahead
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, BEFORE, SUNSET, FakeTime
 from tests.support.fault_server import FaultServer, gone, packed, respond
@@ -282,18 +284,19 @@ with FaultServer() as server:
     assert done.stdout == ""
 
 
-def child(program: str, url: str) -> str:
+def child(program: str, url: str, *options: str, stderr: Any = subprocess.PIPE) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", program, url, TEST_KEY],
+        [sys.executable, *options, "-c", program, url, TEST_KEY],
         # Set, it takes the buffer away that has the lock.
         env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         timeout=100,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -463,6 +466,17 @@ def test_a_time_limit_passes_through_flag_event_and_log(
             logging.getLogger(LOGGER).removeHandler(handler)
 
 
+def test_a_time_limit_amid_a_body_that_is_read_ahead_is_raised_there(
+    time_limit: Callable[[object], None],
+) -> None:
+    def body() -> Iterator[bytes]:
+        yield b'{"process_id"'
+        time_limit(None)
+
+    with pytest.raises(TimeLimit):
+        asyncio.run(read_ahead(body(), asynchronous=False))
+
+
 def test_a_listener_that_calls_v1_itself_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with FaultServer() as server, FakeTime(BEFORE).client(settings(server)) as client:
         with warnings.catch_warnings():
@@ -483,7 +497,5 @@ with rc.Client(settings) as client:
     client.cancel_job(1)
 """
     with FaultServer() as server, open("/dev/full", "w") as full:
-        command = [sys.executable, "-W", "ignore", "-c", program, server.base_url, TEST_KEY]
-        environ = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-        assert subprocess.run(command, env=environ, stderr=full, timeout=60).returncode == 0
+        assert child(program, server.base_url, "-W", "ignore", stderr=full) == ""
         assert server.applied == [1]

@@ -17,6 +17,8 @@ import stat
 import time
 from collections import Counter
 
+from revenuebase_compat.client.process import from_handler
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,8 +67,9 @@ class Report:
             at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             found = {"endpoint": endpoint, "fate": fate, "site": site, "pid": os.getpid(), "at": at}
             os.write(self._descriptor(), json.dumps(found).encode() + b"\n")
-        except Exception:  # noqa: S110
-            pass
+        except Exception as error:
+            if from_handler(error):
+                raise
 
     def _descriptor(self) -> int:
         # A program that makes itself a daemon closes descriptors, and their numbers are used anew.

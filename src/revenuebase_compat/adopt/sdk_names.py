@@ -167,6 +167,7 @@ def _resource(
 
 
 def _forwarded(call: str, target: str, installed: Version) -> Any:
+    find = attrgetter(target)
     [(endpoint, instead)] = [(one, new) for one, (*old, new) in CALLS.items() if call in old]
     which = "which" if target == instead else f"and client.{instead}()"
     message = (
@@ -180,7 +181,7 @@ def _forwarded(call: str, target: str, installed: Version) -> Any:
         active = interceptor.active
         if active is not None and target == instead:  # what goes to v1 is recorded on its way
             active.record(endpoint.call, "moved")
-        return attrgetter(target)(self._client)(**arguments)
+        return find(self._client)(**arguments)
 
     forward.__name__ = forward.__qualname__ = call.partition(".")[2]
     forward.__doc__ = f"``client.{target}``."

@@ -49,7 +49,8 @@ def doctor(arguments: Namespace) -> int:
     findings = report(os.environ, datetime.now(timezone.utc))
     for item in findings:
         line = f"{item.severity:<8} {item.about:<8} {item.name}: {item.value} ({item.note})"
-        show(json.dumps(item._asdict())) if arguments.json else show(line, indent=9)
+        text, indent = (json.dumps(item._asdict()), None) if arguments.json else (line, 9)
+        show(text, indent=indent)
     wrong = {item.about for item in findings if item.severity == "problem"}
     return 2 if "setting" in wrong else 1 if wrong else 0
 

@@ -36,7 +36,8 @@ def route(arguments: Namespace) -> int:
                 continue
             start, why = f"job {job}: ", explain(found, client.settings)
             row, line = {"process_id": job, "ok": True, **_facts(found)}, f"{start}{found}: {why}"
-            show(json.dumps(row)) if arguments.json else show(line, indent=len(start))
+            text, indent = (json.dumps(row), None) if arguments.json else (line, len(start))
+            show(text, indent=indent)
     return code
 
 

@@ -243,7 +243,7 @@ class CancelJobs(Iterator[JobOutcome]):
         return self._jobs.under_way
 
     def stop(self) -> None:
-        """Start no further job; those under way still come."""
+        """Start no further job; those under way still come, those that a 429 made wait failed."""
         self._jobs.ended = self._jobs.limiter.stopped = True
 
     def close(self) -> None:
@@ -346,7 +346,7 @@ class AsyncCancelJobs(AsyncIterator[JobOutcome]):
         return await self._outcomes.__anext__()
 
     def stop(self) -> None:
-        """Start no further job; those under way still come."""
+        """Start no further job; those under way still come, those that a 429 made wait failed."""
         self._jobs.ended = self._jobs.limiter.stopped = True
 
     async def aclose(self) -> None:

@@ -98,9 +98,9 @@ def _say(level: Level, message: str, left_out: int, **extra: object) -> None:
 
     logger = logging.getLogger(_PACKAGE)
     number, last = getattr(logging, level.upper()), logging.lastResort
-    if not logger.hasHandlers() and getattr(last, "stream", None) is sys.stderr:
-        # Python's last resort prints the bare message, without who speaks.
-        if last is not None and logger.isEnabledFor(number) and number >= last.level:
+    if last and getattr(last, "stream", None) is sys.stderr and not logger.hasHandlers():
+        # Python's last resort prints the bare message, without who speaks, and by a buffer.
+        if number >= last.level and logger.isEnabledFor(number):
             write_stderr(message)
         return
     _unforked((), logger.log, number, "%s", message, extra={**extra, "left_out": left_out})

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from revenuebase_compat.adopt.rewrite import Headers, describes_body
+from revenuebase_compat.client.process import from_handler
 from revenuebase_compat.core.decoding import MAX_BODY
 from revenuebase_compat.core.endpoints import Endpoint, Request
 
@@ -133,6 +134,8 @@ async def read_ahead(body: Any, *, asynchronous: bool) -> tuple[bytes, Replay]:
     except (StopIteration, StopAsyncIteration):
         pass
     except Exception as error:
+        if from_handler(error):
+            raise
         replay.error = error  # the sending meets it where it would have met it
     return b"".join(map(as_bytes, replay.chunks)), replay
 
