@@ -338,6 +338,24 @@ def test_a_new_file_is_its_owners_and_an_older_report_is_added_to(
     assert read(path) == (Counter({(CANCEL, "moved", "app.py:1"): 2}), 0)
 
 
+def test_what_is_written_to_a_closed_stderr_does_not_land_in_it(path: Path) -> None:
+    program = f"""
+import os
+os.close(2)
+from revenuebase_compat.adopt.report import Report
+Report({str(path)!r}).record({CANCEL!r}, "moved", "app.py:1")
+try:
+    os.write(2, b"lost")
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "Bad file descriptor\n"
+    assert read(str(path)) == (Counter({(CANCEL, "moved", "app.py:1"): 1}), 0)
+
+
 # Reading
 
 

@@ -7,6 +7,7 @@ left, and what a call says of its job is what the server has.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import signal
 import socket
@@ -186,7 +187,9 @@ def forked(client: Client, job: int, told: Told) -> None:
     child = os.fork()
     if child == 0:
         code = 1
-        signal.alarm(20)  # a child that hangs dies of it
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        faulthandler.register(signal.SIGALRM, chain=True)
+        signal.alarm(20)  # a child that hangs says where, and dies of it
         with suppress(BaseException):
             try:
                 client.cancel_job(job)
@@ -217,8 +220,6 @@ def test_chaos(tmp_path: Path) -> None:
 
 
 def main(seconds: float, folder: Path) -> None:
-    import faulthandler
-
     faulthandler.dump_traceback_later(seconds + 60, exit=True)
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(folder / "ca.pem"))
@@ -235,6 +236,10 @@ def main(seconds: float, folder: Path) -> None:
         )
         client = Client(made)
         before = descriptors()
+        # Struck amid an import, Python may keep its import lock for ever, in any program: what is
+        # imported late is here already when the signals come.
+        in_threads(client, told, time.monotonic() + 1)
+        asyncio.run(in_tasks(made, told, time.monotonic() + 1))
         until = time.monotonic() + seconds
         threads = [
             threading.Thread(target=in_threads, args=(client, told, until), daemon=True)

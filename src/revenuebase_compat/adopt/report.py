@@ -1,9 +1,7 @@
 """A report of who still speaks v1: one JSON line per v1 request, by every process of a command.
 
-.. code-block:: json
-
-    {"endpoint": "POST /v1/cancel-process", "fate": "moved", "site": "app.py:12",
-     "pid": 4711, "at": "2026-07-07T12:00:00Z"}
+``{"endpoint": "POST /v1/cancel-process", "fate": "moved", "site": "app.py:12", "pid": 4711,
+"at": "2026-07-07T12:00:00Z"}``
 
 This module is imported inside other people's imports, so it may import nothing that could be under
 way there: no HTTP library, and ``core.errors`` only where something is wrong.
@@ -42,7 +40,8 @@ class Report:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file, self._identity = -1, (0, 0)
+        self._file = -1
+        self._opened: os.stat_result
         self._root = os.sep
         try:
             # Sites are told from here, wherever the program changes to.
@@ -74,18 +73,18 @@ class Report:
     def _descriptor(self) -> int:
         # A program that makes itself a daemon closes descriptors, and their numbers are used anew.
         try:
-            if _identity(self._file) == self._identity:
+            if os.path.samestat(os.fstat(self._file), self._opened):
                 return self._file
         except OSError:
             pass
-        self._file = os.open(self.path, os.O_WRONLY | _FLAGS, 0o600)
-        self._identity = _identity(self._file)
-        return self._file
+        file = os.open(self.path, os.O_WRONLY | _FLAGS, 0o600)
+        if file < 3:  # where stderr is closed, what is written to it would land here
+            import fcntl
 
-
-def _identity(file: int) -> tuple[int, int]:
-    found = os.fstat(file)
-    return found.st_dev, found.st_ino
+            low, file = file, fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
+        self._file, self._opened = file, os.fstat(file)
+        return file
 
 
 def prepare(path: str) -> str:
