@@ -24,7 +24,7 @@ import aiohttp, http.client, httpcore, urllib3
 for point in (
     httpcore.ConnectionPool.handle_request, httpcore.AsyncConnectionPool.handle_async_request,
     urllib3.HTTPConnectionPool.urlopen, http.client.HTTPConnection.request,
-    aiohttp.ClientSession._request,
+    http.client.HTTPConnection.getresponse, aiohttp.ClientSession._request,
 ):
     assert hasattr(point, "_revenuebase_compat"), point
 print("patched")

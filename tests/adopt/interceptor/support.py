@@ -158,6 +158,7 @@ POINTS: list[tuple[Any, str]] = [
     (httpcore.AsyncConnectionPool, "handle_async_request"),
     (urllib3.HTTPConnectionPool, "urlopen"),
     (http.client.HTTPConnection, "request"),
+    (http.client.HTTPConnection, "getresponse"),
     (aiohttp.ClientSession, "_request"),
 ]
 

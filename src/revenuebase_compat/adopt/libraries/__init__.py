@@ -20,7 +20,10 @@ LIBRARIES = {
         *("urllib3", ">=1.26,<3", "urllib3"),
         (("HTTPConnectionPool", "urlopen"),),
     ),
-    "http.client": ("", "", "http_client", (("HTTPConnection", "request"),)),
+    "http.client": (
+        *("", "", "http_client"),
+        (("HTTPConnection", "request"), ("HTTPConnection", "getresponse")),
+    ),
     "aiohttp.client": ("aiohttp", ">=3.8,<4", "aiohttp", (("ClientSession", "_request"),)),
     # Names that a release has dropped, see ``sdk_names``.
     "revenuebase_sdk": ("revenuebase-sdk", ">=0.1,<0.4", "", ()),

@@ -6,7 +6,8 @@ import io
 from collections.abc import Generator
 from functools import lru_cache
 from types import coroutine
-from typing import Any, NamedTuple
+from typing import Any
+from weakref import ref
 
 from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
@@ -14,9 +15,15 @@ from revenuebase_compat.core.endpoints import Endpoint, Request
 
 from .base import LibraryCall, raw_headers, without_body_headers
 
+#: Where a connection holds the steps of its recognised request until the answer is fetched.
+_STEPS = "_revenuebase_compat_steps"
+
 
 class HttpClientCall(LibraryCall):
-    """Given are the method and the URL."""
+    """Given are the method and the URL; the owner is a weak reference, as it holds the steps.
+
+    A connection that its program drops has to be closed at once, not by the garbage collector.
+    """
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         method, target, options = *self._given, self._options
@@ -24,11 +31,11 @@ class HttpClientCall(LibraryCall):
             method, target = moved.method, to_v2_target(self._base_url, target, moved)
             if endpoint.names_job:
                 options = {"headers": without_body_headers(options["headers"])}
-        self._original(self._owner, method, target, **options)
+        self._original(self._owner(), method, target, **options)
         return await _fetched()
 
     async def close(self, response: Any) -> None:
-        self._owner.close()  # what is left of an answer would be in the way
+        self._owner().close()  # what is left of an answer would be in the way
 
     def redirect(self, response: Any, status: int, location: str) -> None:
         response.status = response.code = status
@@ -46,25 +53,6 @@ class HttpClientCall(LibraryCall):
 def _fetched() -> Generator[None, Any, Any]:
     """Suspends until the application asks for its answer."""
     return (yield)
-
-
-class _Fetch(NamedTuple):
-    """``getresponse`` of one recognised request."""
-
-    connection: Any
-    steps: Any
-
-    def __call__(self) -> Any:
-        del self.connection.getresponse
-        while True:
-            try:
-                response = self.connection.getresponse()
-            except BaseException as error:
-                return self.steps.throw(error)
-            try:
-                self.steps.send(response)
-            except StopIteration as stop:
-                return stop.value
 
 
 @lru_cache(maxsize=64)
@@ -87,8 +75,7 @@ def request(original: Any) -> Any:
     ) -> None:
         active = interceptor.active
         options = {"body": body, "headers": headers, "encode_chunked": encode_chunked}
-        if isinstance(vars(self).get("getresponse"), _Fetch):
-            del self.getresponse  # of a request whose answer nobody fetched
+        vars(self).pop(_STEPS, None)  # of a request whose answer nobody fetched
         kind: Any = type(self)
         host, port = self.host, self.port
         if self._tunnel_host is not None:
@@ -98,11 +85,31 @@ def request(original: Any) -> Any:
             endpoint = active.endpoint(method, scheme, host, port, url, headers)
             if endpoint is not None:
                 base_url = active.settings.base_url
-                call = HttpClientCall(base_url, original, self, method, url, **options)
+                call = HttpClientCall(base_url, original, ref(self), method, url, **options)
                 steps = interceptor.intercept(active, endpoint, call)
                 interceptor.run_now(steps)
-                self.getresponse = _Fetch(self, steps)
+                vars(self)[_STEPS] = steps
                 return
         original(self, method, url, **options)
 
     return request
+
+
+def getresponse(original: Any) -> Any:
+    """The wrapper, which goes on with a recognised request."""
+
+    def getresponse(self: Any) -> Any:
+        steps = vars(self).pop(_STEPS, None)
+        if steps is None:
+            return original(self)
+        while True:
+            try:
+                response = original(self)
+            except BaseException as error:
+                return steps.throw(error)
+            try:
+                steps.send(response)
+            except StopIteration as stop:
+                return stop.value
+
+    return getresponse
