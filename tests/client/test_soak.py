@@ -143,8 +143,9 @@ def test_soak() -> None:
         told, _ = process.communicate("done\n", timeout=60)
     record = Record(**json.loads(told))
 
-    gc.collect()
-    assert (fds(), threads()) == before
+    # An earlier test's may end meanwhile.
+    assert fds() <= before[0]
+    assert threads() <= before[1]
     assert record.still_open == 0
     assert log.strange == []
     check_jobs(log, record)
@@ -236,6 +237,7 @@ def figures(log: Log, record: Record, seconds: float) -> str:
 
 
 def fds() -> int:
+    gc.collect()
     return len(os.listdir("/dev/fd"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -419,6 +420,7 @@ def test_places_without_a_server() -> None:
 
 
 def descriptors() -> int:
+    gc.collect()
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
 
@@ -442,5 +444,6 @@ def test_stopping_is_prompt_and_leaves_nothing() -> None:
             connect(server)
         for sock in clients:
             sock.close()
-    assert threading.active_count() == threads
-    assert descriptors() == files
+    # An earlier test's may end meanwhile.
+    assert threading.active_count() <= threads
+    assert descriptors() <= files
