@@ -28,6 +28,7 @@ from revenuebase_compat.cli.ids import decode, read_ids
         '{"process_id": 1}\n{"process_id": "2", "ok": false}\n\n 3 \n',
         "Filename,Process_ID\na.csv,1\nb.csv,2\nc.csv,3\n",
         "Process ID;File\r\n1;a\r\n2;b\r\n3;c\r\n",
+        "Process ID;File\r\n1;a\r\n;\r\n2;b\r\n3;c\r\n;\r\n",  # rows that were emptied
         "file\tPROCESS-ID\r\na\t1\r\nb\t2\r\nc\t3\r\n",
         "sep=;\r\nfile,1;processId\r\na,b;1\r\nc;2\r\nd;3\r\n",
         '{"file": "a\x85b\u2028c", "process_id": 1}\n{"process_id": 2}\r\n{"process_id": 3}',
@@ -49,6 +50,7 @@ def test_a_file_without_ids(text: str) -> None:
         ("1\n-2\n", "ids, line 2: process_id '-2'"),
         ("1 2\n", "ids, line 1: process_id '1 2'"),
         ("1\n[2, 3]\n", "ids, line 2: process_id '[2, 3]'"),
+        ("# of today\nid;file\n1;a\n", "ids, line 2: no column is named process_id, but 'id;file'"),
         ("job\n1\n", "ids, line 1: process_id 'job'"),
         ("9" * 5000, "ids, line 1: process_id"),
         ("process_id,file\n1,a\n\n,b\n", "ids, line 4: process_id ''"),

@@ -123,8 +123,10 @@ def test_a_reader_who_leaves_ends_the_run_like_a_ctrl_c(server: FaultServer) -> 
     assert code == "130"
     lines = done.stderr.decode().splitlines()
     summary = re.fullmatch(
-        r"stopped after 0:\d\d with (\d+) of 100 jobs done, (\d+) not started", lines[-3]
+        r"stopped after 0:\d\d with (\d+) of 100 jobs done, (\d+) not started: nobody reads stdout",
+        lines[-3],
     )
+    assert any(line.startswith("nobody reads stdout: stopping when the jobs") for line in lines)
     assert summary
     assert int(summary[1]) == len(server.applied) < 50
     assert int(summary[1]) + int(summary[2]) == 100

@@ -125,7 +125,8 @@ def _add_cancel(command: _Command) -> None:
     add("--wait", **_FLAG, help=f"wait until each job has ended, at most {WAIT:g} s")
     words = "like --wait, for at most SECONDS; a job that is still CANCELLING counts as cancelled"
     add("--wait-timeout", metavar="SECONDS", type=_seconds, help=words)
-    words = "write what is started and done to that file; given again, skip what is done"
+    words = "write what is started and done to that file; given again, skip what is done, and what "
+    words += "another try would not change, such as a job that does not exist"
     add("--resume", metavar="JOURNAL", type=_file_name, help=words)
     add("--json", **_FLAG, help="one JSON object a line, one per job")
     add("--quiet", **_FLAG, help="no progress and no table: errors only")
@@ -151,7 +152,7 @@ def _add_plan(command: _Command) -> None:
 
 def _add_bridge(command: _Command) -> None:
     words = "run a command whose v1 requests are moved, with no line of it changed"
-    add = command("run", "bridge:run", words, usage="%(prog)s … -- CMD…")
+    add = command("run", "bridge:run", words, usage="%(prog)s -- CMD ...")
     add("--strict", **_FLAG, help="raise where a request cannot be moved")
     words = "strict, and v1 counts as gone: what still needs it raises"
     add("--rehearse", **_FLAG, help=words)

@@ -107,8 +107,8 @@ class Batch:
         self.refused: dict[int, JobRecord] = {}  #: for their rate, and given up
         self.routes: dict[int, Route | None] = {}
         self.states: dict[int, JobStatus] = {}
-        #: Whether nobody reads stdout; why nothing more is started, where it is not that or Ctrl-C.
-        self.unread, self.why = False, ""
+        #: Why nothing more is started, if not for Ctrl-C: as nobody reads, or another cause.
+        self.unread, self.why = "", ""
         runtime, before, total = client.runtime, self.records.values(), len(process_ids)
         self.display = Display(before, total, runtime.monotonic, self.silent)
         runtime = runtime._replace(settings=replace(client.settings, on_event=self.on_event))
@@ -133,7 +133,11 @@ class Batch:
         if not self.given.json and not self.given.quiet:
             self.attempt(self.show_table, done)
         if rest or not (self.single or self.given.quiet):
-            note(self.display.summary(done, self.given.resume, self.why, len(self.refused)))
+            note(
+                self.display.summary(
+                    done, self.given.resume, self.why or self.unread, len(self.refused)
+                )
+            )
         if left:
             # The threads of the jobs under way would hold up a regular exit.
             finish()
@@ -179,7 +183,8 @@ class Batch:
         try:
             write(*what, **facts)
         except (OutputLost, ConfigurationError) as error:
-            self.unread |= not str(error)
+            if not str(error):
+                self.unread = "nobody reads stdout"
             if str(error) and not self.why:
                 complain(str(error))
                 self.why = str(error)
@@ -191,7 +196,7 @@ class Batch:
         if interrupt and self.display.stopping:
             raise KeyboardInterrupt
         self.jobs.stop()
-        self.display.stop(again=" again" if interrupt else "")
+        self.display.stop(again=" again" if interrupt else "", why=self.unread)
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

@@ -142,13 +142,14 @@ def _sdk() -> Iterator[Finding]:
         return
     words, severity = [], "ok"
     if version < DROPPED["v1"]:
-        severity = "note" if start.is_active() else "problem"
+        severity = "note"  # how the programs that use it are started is not seen from here
         left = ", ".join(one.call for one in ENDPOINTS if one.successor is None)
         words.append(f"speaks v1; run moves all of its requests but {left}")
     if dropped := covered(version):
         back = sum(successor is not None for successor in dropped.values())
         left = f"the other {len(dropped) - back} say what to call instead"
-        words.append(f"{len(dropped)} names were dropped: under run {back} work again, {left}")
+        gone = f"{len(dropped)} names of older releases are gone"
+        words.append(f"{gone}: under run {back} work again, {left}")
     yield Finding(severity, "package", SDK, str(version), "; ".join(words))
 
 

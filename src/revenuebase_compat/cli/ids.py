@@ -39,7 +39,7 @@ def read_ids(text: str, source: str) -> list[int]:
     bad: list[tuple[int, str, str]] = []
     line = 1
     try:
-        for line, value in _column(kept):
+        for line, value in _column(kept, source):
             try:
                 given = json.loads(value)["process_id"] if value.startswith("{") else value
                 found.append(check_process_id(given))
@@ -60,7 +60,7 @@ def read_ids(text: str, source: str) -> list[int]:
     return found
 
 
-def _column(lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+def _column(lines: Sequence[tuple[int, str]], source: str) -> Iterator[tuple[int, str]]:
     """The cells that hold an id, each with the number of its line."""
     first = lines[0][1].strip() if lines else ""
     if first[:4].lower() == "sep=" and len(first) == 5:
@@ -71,9 +71,13 @@ def _column(lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
     header = [] if first.startswith("{") else next(rows, [])
     names = ["".join(filter(str.isalnum, name)).lower() for name in header]
     if "processid" not in names:
+        if len(header) > 1:
+            words = f"no column is named process_id, but {shown(first, 60)}"
+            raise ConfigurationError(f"{source}, line {lines[0][0]}: {words}")
         yield from ((number, line.strip()) for number, line in lines)
         return
     column, begins = names.index("processid"), rows.line_num
     for row in rows:
-        yield lines[begins][0], row[column].strip() if column < len(row) else ""
+        if any(cell.strip() for cell in row):  # spreadsheets keep rows that were emptied
+            yield lines[begins][0], row[column].strip() if column < len(row) else ""
         begins = rows.line_num  # a quoted field may span lines

@@ -165,9 +165,10 @@ class Display:
         if self._live is None and not self._quiet:
             note(text)
 
-    def stop(self, again: str) -> None:
+    def stop(self, again: str, why: str) -> None:
         """No further job is started. For a signal's handler: nothing that may be under way."""
-        words = f"stopping when the jobs under way are done; Ctrl-C{again}: now"
+        reason = f"{why}: " if why else ""
+        words = f"{reason}stopping when the jobs under way are done; Ctrl-C{again}: now"
         if self._live is None and not self.stopping:
             with suppress(OSError):
                 os.write(2, f"{words}\n".encode())
