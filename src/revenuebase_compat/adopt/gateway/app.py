@@ -1,14 +1,14 @@
 """The gateway: a loopback reverse proxy that moves v1 requests of clients that will not change.
 
-For clients whose base URL can be configured, in whatever language they are written. The upstream
-is fixed at the start, and nothing a client sends leads anywhere else. Requests of v1 are decided
-on as ``adopt`` decides in a process; everything else passes as it is, streamed both ways. The key
-travels in the client's own ``x-key``; the gateway has none.
+The upstream is fixed at the start, and nothing a client sends leads anywhere else. Requests of v1
+are decided on as ``adopt`` decides in a process; everything else passes as it is, streamed both
+ways. The key travels in the client's own ``x-key``; the gateway has none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import sys
 import time
@@ -16,32 +16,37 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
 from revenuebase_compat.adopt import rewrite
-from revenuebase_compat.adopt.report import Report
+from revenuebase_compat.adopt.report import FATES, Report
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context, utc_now
 from revenuebase_compat.core import responses
 from revenuebase_compat.core.calls import Notice, now_of
 from revenuebase_compat.core.decoding import Response
-from revenuebase_compat.core.endpoints import CANCEL, DOWNLOAD, UPLOAD, Endpoint, Request
+from revenuebase_compat.core.endpoints import CANCEL, DOWNLOAD, ENDPOINTS, UPLOAD, Endpoint, Request
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
 from . import messages
 from .messages import Answer, Chunks, Incoming, Message, Receive, Send, chain, own_answer, peek
-from .operators import Operators
 from .pool import UPSTREAM_ERRORS, Connection, Pool
 
 if TYPE_CHECKING:
     from revenuebase_compat.adopt.report import Fate
 
+#: Seconds for which ``/-/readyz`` does not look again.
+READY_FOR = 10.0
+
 #: No line of a user's is on the stack: warnings point here.
 _SITE = notices.CallSite(sys._getframe())
-_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_ACCESS = logging.getLogger("revenuebase_compat.access")
 
 
 class Gateway:
@@ -50,16 +55,15 @@ class Gateway:
     Args:
         settings: decide as they do for ``Client``; their key and base URL are not used.
         upstream: where every request goes; what is right for ``base_url`` is right here.
-        allow_hosts: names that a ``Host`` header may hold, besides IP addresses, ``localhost`` and
-            the upstream's own.
+        allow_hosts: what a ``Host`` header may hold, besides IP addresses, ``localhost`` and the
+            upstream's name.
         access_log: log every request, by the logger ``revenuebase_compat.access``.
         report: where each v1 request is written down.
-        clock: gives the time as an aware ``datetime``; decides the version.
-        monotonic: gives seconds; measures memory and durations.
+        clock, monotonic: as ``Client`` takes them.
 
     Raises:
-        ConfigurationError: ``upstream`` is wrong, the flag does not resolve, or the proxy or
-            certificates that the environment names cannot be used.
+        ConfigurationError: the upstream, the flag, or the environment's proxy or certificates
+            cannot be used.
     """
 
     def __init__(
@@ -87,10 +91,21 @@ class Gateway:
         self.hosts = frozenset({"localhost", host, *(name.lower() for name in allow_hosts)})
         self.pseudonym = b"revenuebase-compat-" + secrets.token_hex(4).encode()
         self.pool = Pool(self.settings)
-        self.operators = Operators(self.pool, access_log=access_log)
-        self.report = report
+        self.report, self._access_log = report, access_log
         #: Once a stop has begun, every answer asks for its connection to be closed.
         self.stopping = False
+        self._checking, self._checked, self._why_not = asyncio.Lock(), float("-inf"), ""
+        self._registry = CollectorRegistry()
+        here: Any = {"namespace": "revenuebase_compat_gateway", "registry": self._registry}
+        words = "Requests by v1 endpoint and fate."
+        requests = Counter("requests", words, ["endpoint", "fate"], **here)
+        pairs = [(one.name, fate) for one in ENDPOINTS for fate in FATES]
+        pairs += [("unknown", "left"), ("other", "passed")]
+        self._requests = {pair: requests.labels(*pair) for pair in pairs}
+        self._answers = Counter("answers", "Answers by status.", ["status"], **here)
+        words = "Of requests that were passed on: from their head to the end of their answer."
+        self._seconds = Histogram("request_seconds", words, **here)
+        self._in_flight = Gauge("in_flight", "Requests under way.", **here)
 
     async def aclose(self) -> None:
         """Close the connections to the upstream."""
@@ -103,14 +118,25 @@ class Gateway:
         began = time.perf_counter()
         try:
             # Cancelled where the client left, or where a stop has waited long enough.
-            with self.operators.in_flight.track_inprogress(), suppress(asyncio.CancelledError):
+            with self._in_flight.track_inprogress(), suppress(asyncio.CancelledError):
                 await call.run(own)
         finally:
             incoming.unwatch()
-            seconds = time.perf_counter() - began
-            self.operators.finished(incoming, call.kind, call.fate, call.status, seconds)
-            if self.report is not None and call.fate and call.fate != "passed":
-                self.report.record(call.name, call.fate, "gateway")
+            self._finished(incoming, call, time.perf_counter() - began)
+
+    def _finished(self, incoming: Incoming, call: _Call, seconds: float) -> None:
+        fate, status = call.fate, call.status
+        if fate is not None:
+            self._requests[call.kind, fate].inc()
+            self._seconds.observe(seconds)
+            if self.report is not None and fate != "passed":
+                self.report.record(call.name, fate, "gateway")
+        if status:
+            self._answers.labels(status).inc()
+        if self._access_log:  # never query, headers or body
+            own = incoming.path.startswith("/-/") and status != 403
+            what = incoming.method, incoming.path, fate or ("answered" if own else "refused")
+            _ACCESS.info("%s %s %s %d %.3f s", *what, status, seconds)
 
     async def _own(self, incoming: Incoming) -> Answer | None:
         path = incoming.path
@@ -119,26 +145,36 @@ class Gateway:
         if path == "/-/healthz":
             return own_answer(200, {"status": "ok", "upstream": self.settings.base_url})
         if path == "/-/readyz":
-            why = "stopping" if self.stopping else await self.operators.why_not_ready()
+            why = "stopping" if self.stopping else await self._why_not_ready()
             return own_answer(503, {"status": why}) if why else own_answer(200, {"status": "ready"})
         if path == "/-/metrics":
-            text = self.operators.metrics()
-            return Answer(200, messages.own_headers(text, _METRICS_TYPE), chain(text))
+            text = generate_latest(self._registry)
+            headers = messages.own_headers(text, b"text/plain; version=0.0.4; charset=utf-8")
+            return Answer(200, headers, chain(text))
         return own_answer(404, {"detail": "the gateway has healthz, readyz and metrics"})
+
+    async def _why_not_ready(self) -> str:
+        """Why the upstream cannot be reached; empty where TCP and TLS succeed. Sends no request."""
+        async with self._checking:
+            if monotonic() - self._checked >= READY_FOR:
+                self._why_not = ""
+                try:
+                    self.pool.release(await self.pool.connect())
+                except UPSTREAM_ERRORS as error:
+                    self._why_not = f"{type(error).__name__}: {error}"
+                self._checked = monotonic()
+            return self._why_not
 
 
 class _Call:
-    """One request of a client's, from its head to the end of its answer.
-
-    Attributes:
-        kind: the name of the v1 endpoint it asks for, or ``other``; ``name`` is what to call it.
-        fate: what becomes of it; ``None`` until something is about to be sent.
-        status: the answer's; 0 until there is one.
-    """
+    """One request of a client's, from its head to the end of its answer."""
 
     def __init__(self, gateway: Gateway, incoming: Incoming, send: Send) -> None:
+        #: The name of the v1 endpoint it asks for, and what to call it.
         self.kind, self.name = "other", ""
+        #: What becomes of it; ``None`` until something is about to be sent.
         self.fate: Fate | Literal["passed"] | None = None
+        #: The answer's; 0 until there is one.
         self.status = 0
         self._gateway, self._incoming, self._send = gateway, incoming, send
         self._settings = gateway.settings
