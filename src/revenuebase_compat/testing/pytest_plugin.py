@@ -1,7 +1,7 @@
 """Fixtures that play both sides of the sunset of API v1, without a network (a pytest plugin).
 
-pytest finds it by itself (entry point ``pytest11``). It imports nothing until one of its fixtures
-is used, and those need the extra ``sandbox``.
+pytest finds it by its entry point ``pytest11``, so it imports nothing until a fixture is used.
+Those need the extra ``sandbox``.
 """
 
 from __future__ import annotations
