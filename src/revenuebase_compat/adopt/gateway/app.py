@@ -112,19 +112,18 @@ class Gateway:
         self.pool.close()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        incoming = Incoming(scope, receive, self.settings.timeout)
-        own = messages.refusal(incoming, self.hosts, self.pseudonym) or await self._own(incoming)
-        call = _Call(self, incoming, send)
+        call = _Call(self, scope, receive, send)
+        own = messages.refusal(call, self.hosts, self.pseudonym) or await self._own(call.path)
         began = time.perf_counter()
         try:
             # Cancelled where the client left, or where a stop has waited long enough.
             with self._in_flight.track_inprogress(), suppress(asyncio.CancelledError):
                 await call.run(own)
         finally:
-            incoming.unwatch()
-            self._finished(incoming, call, time.perf_counter() - began)
+            call.unwatch()
+            self._finished(call, time.perf_counter() - began)
 
-    def _finished(self, incoming: Incoming, call: _Call, seconds: float) -> None:
+    def _finished(self, call: _Call, seconds: float) -> None:
         fate, status = call.fate, call.status
         if fate is not None:
             self._requests[call.kind, fate].inc()
@@ -134,12 +133,11 @@ class Gateway:
         if status:
             self._answers.labels(status).inc()
         if self._access_log:  # never query, headers or body
-            own = incoming.path.startswith("/-/") and status != 403
-            what = incoming.method, incoming.path, fate or ("answered" if own else "refused")
+            own = call.path.startswith("/-/") and status != 403
+            what = call.method, call.path, fate or ("answered" if own else "refused")
             _ACCESS.info("%s %s %s %d %.3f s", *what, status, seconds)
 
-    async def _own(self, incoming: Incoming) -> Answer | None:
-        path = incoming.path
+    async def _own(self, path: str) -> Answer | None:
         if not path.startswith("/-/"):
             return None
         if path == "/-/healthz":
@@ -166,24 +164,25 @@ class Gateway:
             return self._why_not
 
 
-class _Call:
+class _Call(Incoming):
     """One request of a client's, from its head to the end of its answer."""
 
-    def __init__(self, gateway: Gateway, incoming: Incoming, send: Send) -> None:
+    def __init__(self, gateway: Gateway, scope: Message, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, gateway.settings.timeout)
         #: The name of the v1 endpoint it asks for, and what to call it.
         self.kind, self.name = "other", ""
         #: What becomes of it; ``None`` until something is about to be sent.
         self.fate: Fate | Literal["passed"] | None = None
         #: The answer's; 0 until there is one.
         self.status = 0
-        self._gateway, self._incoming, self._send = gateway, incoming, send
-        self._settings = gateway.settings
+        self._gateway, self._settings, self._send = gateway, gateway.settings, send
+        #: What is sent upstream, where there is a body.
+        self._body: Chunks | None = None
         self._connection: Connection | None = None
 
     async def run(self, own: Answer | None) -> None:
         """Answer the request; ``own`` is an answer that needs no upstream."""
-        incoming, timeout = self._incoming, self._settings.timeout
-        incoming.watch()
+        self.watch()
         try:
             await self._put(own or await self._answer())
         except messages.ClientLeft:
@@ -198,9 +197,10 @@ class _Call:
             why = f"no answer from {self._settings.base_url}: {type(error).__name__}: {error}"
             if isinstance(error, TimeoutError):
                 status, awaited = 504, "answer" if sent else "answer to connect"
-                if incoming.is_awaited:
+                if self.is_awaited:
                     status, awaited = 408, "whole request body"
-                why = f"no {awaited} within {timeout:.3g} s, for {self._settings.base_url}"
+                within = f"within {self._settings.timeout:.3g} s"
+                why = f"no {awaited} {within}, for {self._settings.base_url}"
             await self._put(own_answer(status, {"detail": responses.readable(why), "sent": sent}))
         finally:
             self._release()
@@ -218,40 +218,37 @@ class _Call:
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def _answer(self) -> Answer:
-        gateway, incoming = self._gateway, self._incoming
-        incoming.target = gateway.prefix + incoming.target
-        endpoint = rewrite.recognise(
-            self._settings.base_url, incoming.method, *gateway.origin, incoming.target
-        )
-        body = incoming.body() if incoming.has_body else None
+        base_url, gateway = self._settings.base_url, self._gateway
+        self.target = gateway.prefix + self.target
+        endpoint = rewrite.recognise(base_url, self.method, *gateway.origin, self.target)
+        self._body = self.body() if self.has_body else None
         if endpoint is None:
             self.fate = "passed"
-            return await self._forward(body)
+            return await self._forward()
         self.kind = endpoint.name
         # Not the path of an unknown one, which may hold anything.
-        self.name = endpoint.call if endpoint.method else f"{incoming.method} /v1/…"
+        self.name = endpoint.call if endpoint.method else f"{self.method} /v1/…"
         if endpoint not in (UPLOAD, DOWNLOAD):  # these may take as long as their files are large
-            incoming.deadline = asyncio.get_running_loop().time() + self._settings.timeout
+            self.deadline = asyncio.get_running_loop().time() + self._settings.timeout
         if endpoint.successor is None:
             self._left(endpoint)
-            return await self._forward(body)
+            return await self._forward()
         process_id = None
         if endpoint.names_job:
-            start, rest = await peek(incoming.body())
-            body = chain(start, rest) if incoming.has_body else None
-            process_id = None if rest else rewrite.process_id_of(incoming.headers, start)
+            start, rest = await peek(self.body())
+            self._body = chain(start, rest) if self.has_body else None
+            process_id = None if rest else rewrite.process_id_of(self.headers, start)
             if process_id is None:
                 self.fate = "left"
                 words = rewrite.no_job_words(endpoint)
                 notices.log(("gateway", "no job"), "warning", words, time.monotonic())
-                return await self._forward(body)
-        return await self._move(endpoint, process_id, body)
+                return await self._forward()
+        return await self._move(endpoint, process_id)
 
-    async def _move(
-        self, endpoint: Endpoint, process_id: int | None, body: Chunks | None
-    ) -> Answer:
+    async def _move(self, endpoint: Endpoint, process_id: int | None) -> Answer:
         # A streamed body can be sent once; one that names a job is dropped on the way to v2.
-        steps = rewrite.move(self._gateway.context, endpoint, process_id, replayable=body is None)
+        context, replayable = self._gateway.context, self._body is None
+        steps = rewrite.move(context, endpoint, process_id, replayable=replayable)
         moved: Request | None = None
         reply: Response | bool | None = None
         try:
@@ -264,8 +261,8 @@ class _Call:
                 if moved is None:
                     self._left(endpoint)
                 else:
-                    body = self._to_v2(endpoint, moved, body)
-                answer = await self._forward(body)
+                    self._to_v2(endpoint, moved)
+                answer = await self._forward()
                 reply = Response(answer.status, answer.headers)
         except StopIteration:
             pass
@@ -287,16 +284,16 @@ class _Call:
             headers.append((b"Content-Length", b"%d" % len(start)))
         return Answer(status, headers, chain(start, rest))
 
-    def _to_v2(self, endpoint: Endpoint, moved: Request, body: Chunks | None) -> Chunks | None:
-        """Have the request be the one of v2 from here on; what is left of its body."""
-        incoming = self._incoming
+    def _to_v2(self, endpoint: Endpoint, moved: Request) -> None:
+        """Have the request be the one of v2 from here on."""
         self.fate = "followed" if self.fate == "left" else "moved"
         words = f"{endpoint.call} is sent as {endpoint.successor}"
         notices.log(("gateway", endpoint.name), "info", words, time.monotonic())
-        incoming.method = moved.method
-        incoming.target = rewrite.to_v2_target(self._settings.base_url, incoming.target, moved)
-        incoming.headers = [*rewrite.to_v2_headers(incoming.headers, endpoint)]
-        return None if endpoint.names_job else body
+        self.method = moved.method
+        self.target = rewrite.to_v2_target(self._settings.base_url, self.target, moved)
+        self.headers = [*rewrite.to_v2_headers(self.headers, endpoint)]
+        if endpoint.names_job:
+            self._body = None
 
     def _left(self, endpoint: Endpoint) -> None:
         self.fate = "left"
@@ -304,17 +301,16 @@ class _Call:
             now = now_of(self._gateway.context)
             notices.log_left(*rewrite.pass_through(self._settings, now, endpoint, self.name))
 
-    async def _forward(self, body: Chunks | None) -> Answer:
+    async def _forward(self) -> Answer:
         """Send the request as it is by now, and read its answer's head."""
-        incoming, gateway = self._incoming, self._gateway
-        headers = [(b"Host", gateway.netloc.encode()), *incoming.headers]
+        gateway, target = self._gateway, self.target.encode("ascii")
+        headers = [(b"Host", gateway.netloc.encode()), *self.headers]
         headers.append((b"Via", b"1.1 " + gateway.pseudonym))
-        if body is not None and incoming.is_chunked:
+        if self._body is not None and self.is_chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
         self._release()
-        self._connection = await gateway.pool.acquire(incoming.deadline)
-        target = incoming.target.encode("ascii")
-        answer = await self._connection.exchange(incoming.method, target, headers, body)
+        self._connection = await gateway.pool.acquire(self.deadline)
+        answer = await self._connection.exchange(self.method, target, headers, self._body)
         # Where it redirects to the upstream, it redirects to us.
         drop = b"content-length" if answer.status == 204 else b""  # RFC 9110, 8.6
         headers = [
@@ -331,7 +327,7 @@ class _Call:
 
     def _here(self, location: bytes) -> bytes:
         gateway = self._gateway
-        base = f"{gateway.origin[0]}://{gateway.netloc}{self._incoming.target}"
+        base = f"{gateway.origin[0]}://{gateway.netloc}{self.target}"
         url = rewrite.to_v1_location(base, location.decode("latin-1"))
         try:
             parts = urlsplit(url)
@@ -339,7 +335,7 @@ class _Call:
         except (ValueError, KeyError):  # no URL, or none of http
             return url.encode("latin-1")
         if ours[:3] == gateway.origin and f"{parts.path}/".startswith(f"{gateway.prefix}/"):
-            here = self._incoming.host  # without one (HTTP/1.0), the path alone tells as much
+            here = self.host  # without one (HTTP/1.0), the path alone tells as much
             parts = parts._replace(netloc=here, path=parts.path[len(gateway.prefix) :])
             url = parts._replace(scheme="http" if here else "").geturl() or "/"
         return url.encode("latin-1")

@@ -90,13 +90,13 @@ class Incoming:
     def watch(self) -> None:
         """Cancel the task when the client leaves; from when the body is read, if there is one."""
         if not self._more:  # ``receive`` has one reader at a time
-            self._watcher = asyncio.ensure_future(self._left())
+            self._watcher = asyncio.ensure_future(self._watch())
 
     def unwatch(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
 
-    async def _left(self) -> None:
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._task.cancel()
