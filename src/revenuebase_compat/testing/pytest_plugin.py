@@ -34,8 +34,7 @@ class Clock:
     def move_to(self, when: str | date | datetime) -> None:
         """Set the time: ISO 8601, an HTTP-date, a ``date``; UTC unless it says otherwise.
 
-        Raises:
-            ValueError: that is no date, or could be two, as ``07/08/2026`` could.
+        ``ValueError``: that is no date, or could be two, as ``07/08/2026`` could.
         """
         from revenuebase_compat.client.memory import memory
         from revenuebase_compat.core.dates import parse_date

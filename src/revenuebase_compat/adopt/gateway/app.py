@@ -55,15 +55,13 @@ class Gateway:
     Args:
         settings: decide as they do for ``Client``; their key and base URL are not used.
         upstream: where every request goes; what is right for ``base_url`` is right here.
-        allow_hosts: what a ``Host`` header may hold, besides IP addresses, ``localhost`` and the
-            upstream's name.
+        allow_hosts: good in a ``Host`` header, as IP addresses, ``localhost`` and the upstream are.
         access_log: log every request, by the logger ``revenuebase_compat.access``.
         report: where each v1 request is written down.
         clock, monotonic: as ``Client`` takes them.
 
     Raises:
-        ConfigurationError: the upstream, the flag, or the environment's proxy or certificates
-            cannot be used.
+        ConfigurationError: the upstream, the flag, or a proxy or certificates of the environment.
     """
 
     def __init__(

@@ -49,8 +49,7 @@ def within(timeout: float, deadline: float) -> AbstractAsyncContextManager[objec
 class Incoming:
     """A request as it arrives, and the client's leaving.
 
-    Each piece of the body may take ``timeout`` seconds, and all of it until ``deadline`` (the event
-    loop's time).
+    Each piece of the body may take ``timeout`` seconds, and all until ``deadline`` (loop's time).
     """
 
     def __init__(self, scope: Message, receive: Receive, timeout: float) -> None:

@@ -37,8 +37,7 @@ _PORTS = {"https": 443, "http": 80, "socks5": 1080, "socks5h": 1080}
 class Connection(asyncio.Protocol):
     """One connection, and at most one exchange on it at a time.
 
-    Reading and writing wait at most ``timeout`` seconds for the other side, and not beyond
-    ``deadline`` (the event loop's time): ``TimeoutError``.
+    Both sides are waited for ``timeout`` seconds at most, and until ``deadline`` (the loop's time).
     """
 
     def __init__(self, pool: Pool, timeout: float) -> None:
@@ -120,11 +119,7 @@ class Connection(asyncio.Protocol):
     async def exchange(
         self, method: str, target: bytes, headers: Headers, body: Chunks | None = None
     ) -> Answer:
-        """Send a request, and read its answer up to the body, which streams.
-
-        Raises:
-            OSError, h11.RemoteProtocolError: there was no answer, or none of HTTP/1.1.
-        """
+        """Send a request, and read its answer, or ``UPSTREAM_ERRORS``; the body streams."""
         self._send(h11.Request(method=method, target=target, headers=headers))
         if body is None:
             self._send(h11.EndOfMessage())
@@ -180,9 +175,7 @@ class Pool:
     """Connections to one upstream, directly or through the proxy that the environment names.
 
     Of the settings, ``base_url`` is the upstream, and ``timeout`` (seconds) bounds each wait.
-
-    Raises:
-        ConfigurationError: the proxy or the certificates that the environment names are unusable.
+    ``ConfigurationError``: what the environment names as proxy or certificates is unusable.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -226,11 +219,7 @@ class Pool:
             connection.close()
 
     async def connect(self, deadline: float = math.inf) -> Connection:
-        """A new connection: TCP, the proxy's tunnel and TLS; nothing of a request is sent.
-
-        Raises:
-            OSError: it cannot be had, within ``timeout`` and before ``deadline``, or at all.
-        """
+        """A new one: TCP, the proxy's tunnel and TLS; ``UPSTREAM_ERRORS`` where there is none."""
         loop, first = asyncio.get_running_loop(), self._first
         make = partial(Connection, self, self._timeout)
         async with within(self._timeout, deadline):

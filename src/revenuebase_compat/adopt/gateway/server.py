@@ -10,7 +10,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -80,7 +80,6 @@ class _Protocol(H11Protocol):
         self._most, self._head_timeout = max_connections, head_timeout
         self._drain_timeout = drain_timeout
         self._drain_timer: asyncio.TimerHandle | None = None
-        self._refused = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -91,8 +90,8 @@ class _Protocol(H11Protocol):
             transport.close()  # there is no room for it
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing() or self._refused:
-            return
+        if self.transport.is_closing() or self.conn.their_state is h11.ERROR:
+            return  # it was refused
         super().data_received(data)
         if not (self.cycle is None or self.cycle.response_complete):
             self._head_timer.cancel()
@@ -139,7 +138,6 @@ class _Protocol(H11Protocol):
         self.loop.call_later(_LINGER, self.transport.close)
 
     def _refuse(self, status: int, why: bytes) -> None:
-        self._refused = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = b'{"detail": "%b"}' % why
             headers = [*own_headers(body), (b"Connection", b"close")]
@@ -195,10 +193,8 @@ class Server(uvicorn.Server):
 
     async def run_on(self, sock: socket.socket) -> None:
         """Serve until told to stop, and until what is under way then has ended."""
-        try:
+        async with aclosing(self._gateway):
             await self.serve([sock])
-        finally:
-            await self._gateway.aclose()
 
 
 def _without_traceback(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -232,8 +228,7 @@ def listen(upstream: str, host: str, port: int) -> socket.socket:
 def listen_unix(path: str) -> socket.socket:
     """A Unix socket that its owner and group can use; one that nobody listens on is replaced.
 
-    Raises:
-        ConfigurationError: something else is there, or it cannot be made.
+    ``ConfigurationError``: something else is there, or it cannot be made.
     """
     sock = socket.socket(socket.AF_UNIX)
     try:

@@ -1,7 +1,6 @@
 """The sandbox: the RevenueBase API on loopback, for trying out and for tests.
 
-It answers both versions as the vendor publishes them; what is not published, as the vendor's SDK
-has it.
+Both versions answer as the vendor publishes them, or else as the vendor's SDK expects it.
 """
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ class RecordedRequest:
 class Sandbox:
     """The service, its account and its clock. Inside a ``with`` block it serves on ``base_url``.
 
-    Every option is an attribute, too, and may be changed while it serves.
+    Every option is an attribute, too, and may be changed while it serves. A wrong one is named by
+    a ``ValueError``.
 
     Args:
         api_key: the account's key; rotating it changes it.
@@ -64,13 +64,9 @@ class Sandbox:
         credits: what the account has. A verified address that is ``Valid`` or ``Invalid`` costs
             one, a completed job one for each such row; at none, verifying is a 402.
         mx_record_checked: that field of the metadata, of any kind, as sources disagree about it.
-        queued_for, processing_for: seconds for which an uploaded job is ``QUEUED``, and then
-            ``PROCESSING``.
+        queued_for, processing_for: seconds an uploaded job is ``QUEUED``, and then ``PROCESSING``.
         monotonic: by what its clock runs on, in seconds; a constant makes it stand still.
         on_request: called with each ``RecordedRequest``, in the server's thread.
-
-    Raises:
-        ValueError: an option is none of these; named.
     """
 
     base_url: str
