@@ -118,7 +118,6 @@ class Gateway:
             with self._in_flight.track_inprogress(), suppress(asyncio.CancelledError):
                 await call.run(own)
         finally:
-            call.unwatch()
             self._finished(call, time.perf_counter() - began)
 
     def _finished(self, call: _Call, seconds: float) -> None:
@@ -202,7 +201,9 @@ class _Call(Incoming):
             await self._put(own_answer(status, {"detail": responses.readable(why), "sent": sent}))
         finally:
             self._release()
-        # Last of all: for uvicorn, and so for ``watch``, the exchange ends here.
+            if self.watcher is not None:
+                self.watcher.cancel()
+        # Last of all: for uvicorn, the exchange ends here.
         await self._send({"type": "http.response.body"})
 
     async def _put(self, answer: Answer) -> None:

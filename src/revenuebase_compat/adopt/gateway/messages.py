@@ -69,7 +69,7 @@ class Incoming:
         self._more = self.has_body
         self._receive, self._timeout = receive, timeout
         self._task: Any = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
+        self.watcher: asyncio.Task[None] | None = None
 
     async def body(self) -> Chunks:
         """The body, piece by piece; ``ClientLeft``, or ``TimeoutError`` where one is late."""
@@ -89,11 +89,7 @@ class Incoming:
     def watch(self) -> None:
         """Cancel the task when the client leaves; from when the body is read, if there is one."""
         if not self._more:  # ``receive`` has one reader at a time
-            self._watcher = asyncio.ensure_future(self._watch())
-
-    def unwatch(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
+            self.watcher = asyncio.ensure_future(self._watch())
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
