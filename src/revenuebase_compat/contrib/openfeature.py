@@ -1,15 +1,11 @@
-"""A flag of OpenFeature as ``v2_flag`` (extra ``openfeature``; never imported by the core).
+"""OpenFeature's flags (extra ``openfeature``): ``Settings(v2_flag=OpenFeatureFlag("on-v2"))``.
 
-.. code-block:: python
-
-    settings = Settings(v2_flag=OpenFeatureFlag("cancel-on-v2"))
-
-or, in a process that is not to be touched, a module of yours that makes one, and
-``REVENUEBASE_V2_FLAG=your_module:flag``.
+In a process that nobody edits, ``REVENUEBASE_V2_FLAG=your_module:flag``, and your module makes one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from revenuebase_compat.client.extras import missing_extra
@@ -39,11 +35,7 @@ class OpenFeatureFlag:
     The process id is the targeting key, where the request names a job; ``phase`` (of v1's life) and
     ``share`` (of the rollout, in percent) are in the context. A provider that fails, is not ready
     or not there, and a flag that is missing, disabled or of another type, has no opinion: never the
-    default.
-
-    Args:
-        flag_key: the flag.
-        client: an ``OpenFeatureClient``; that of the default domain where none is given.
+    default. ``client`` is that of the default domain where none is given.
     """
 
     def __init__(self, flag_key: str, client: OpenFeatureClient | None = None) -> None:
@@ -54,21 +46,25 @@ class OpenFeatureFlag:
 
     def __call__(self, context: RouteContext) -> bool | None:
         """The flag's opinion, for ``Client``."""
-        client, about = self._client or api.get_client(), _about(context)
-        for kind, unset in self._types:
-            found = getattr(client, f"get_{kind}_details")(self.flag_key, unset, about)
+        for found in self._ask("get_{}_details", context):
             if found.error_code is not ErrorCode.TYPE_MISMATCH:
                 break
         return self._opinion(found)
 
     async def evaluate_async(self, context: RouteContext) -> bool | None:
         """The flag's opinion, for ``AsyncClient``."""
-        client, about = self._client or api.get_client(), _about(context)
-        for kind, unset in self._types:
-            found = await getattr(client, f"get_{kind}_details_async")(self.flag_key, unset, about)
+        for asked in self._ask("get_{}_details_async", context):
+            found = await asked
             if found.error_code is not ErrorCode.TYPE_MISMATCH:
                 break
         return self._opinion(found)
+
+    def _ask(self, method: str, context: RouteContext) -> Iterator[Any]:
+        key = None if context.process_id is None else str(context.process_id)
+        about = EvaluationContext(key, {"phase": context.phase.value, "share": context.share})
+        client = self._client or api.get_client()
+        for kind, unset in self._types:
+            yield getattr(client, method.format(kind))(self.flag_key, unset, about)
 
     def _opinion(self, found: FlagEvaluationDetails[Any]) -> bool | None:
         if found.error_code is not None or found.reason == Reason.ERROR:
@@ -81,8 +77,3 @@ class OpenFeatureFlag:
         if found.reason == Reason.DISABLED or (passed_in and found.value is False):
             return None
         return found.value if isinstance(found.value, bool) else _VARIANTS.get(found.value)
-
-
-def _about(context: RouteContext) -> EvaluationContext:
-    key = None if context.process_id is None else str(context.process_id)
-    return EvaluationContext(key, {"phase": context.phase.value, "share": context.share})

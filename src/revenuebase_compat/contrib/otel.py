@@ -1,11 +1,6 @@
-"""Events as OpenTelemetry metrics (extra ``otel``; never imported by the core).
+"""Events as OpenTelemetry metrics (extra ``otel``): ``Settings(on_event=CancelMetrics())``.
 
-.. code-block:: python
-
-    settings = Settings(on_event=CancelMetrics())
-
-or, in a process that is not to be touched,
-``REVENUEBASE_ON_EVENT=revenuebase_compat.contrib.otel:record``.
+In a process that nobody edits, ``REVENUEBASE_ON_EVENT=revenuebase_compat.contrib.otel:record``.
 """
 
 from __future__ import annotations
@@ -31,10 +26,9 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5
 class CancelMetrics:
     """An ``on_event`` that records each call in the histogram ``revenuebase.cancel.duration`` (s).
 
-    Attributes follow the semantic conventions for HTTP clients where they apply
-    (``http.response.status_code``, ``error.type``); ``revenuebase.api.version``,
-    ``revenuebase.route.reason``, ``revenuebase.switched`` and ``revenuebase.outcome`` are ours.
-    Neither the key nor the process id is recorded: the number of series stays small.
+    Attributes are those of the semantic conventions for HTTP clients where they apply; those that
+    begin with ``revenuebase`` are ours. Neither the key nor the process id is recorded: the number
+    of series stays small.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:

@@ -1,7 +1,7 @@
 """Fixtures that play both sides of the sunset of API v1, without a network (a pytest plugin).
 
-pytest finds it by itself (entry point ``pytest11``). It imports nothing until one of its fixtures
-is used, and those need the extra ``sandbox``.
+pytest finds it by its entry point ``pytest11``, so it imports nothing until a fixture is used.
+Those need the extra ``sandbox``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ class Clock:
     def move_to(self, when: str | date | datetime) -> None:
         """Set the time: ISO 8601, an HTTP-date, a ``date``; UTC unless it says otherwise.
 
-        Raises:
-            ValueError: that is no date, or could be two, as ``07/08/2026`` could.
+        ``ValueError``: that is no date, or could be two, as ``07/08/2026`` could.
         """
         from revenuebase_compat.client.memory import memory
         from revenuebase_compat.core.dates import parse_date

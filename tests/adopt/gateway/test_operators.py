@@ -17,7 +17,7 @@ import pytest
 from revenuebase_compat import Settings
 from revenuebase_compat.adopt import report
 from revenuebase_compat.adopt.gateway import Gateway
-from revenuebase_compat.adopt.gateway import operators as operators_module
+from revenuebase_compat.adopt.gateway import app as app_module
 from revenuebase_compat.core.endpoints import ENDPOINTS, START, Endpoint
 from tests.conftest import TEST_KEY
 from tests.support import AFTER, BEFORE
@@ -61,7 +61,7 @@ def test_it_looks_again_after_ten_seconds(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(operators_module, "monotonic", lambda: now[0])
+    monkeypatch.setattr(app_module, "monotonic", lambda: now[0])
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address = sock.getsockname()
     with running.front(f"http://127.0.0.1:{address[1]}") as client:
@@ -73,7 +73,7 @@ def test_it_looks_again_after_ten_seconds(
             assert client.get("/-/readyz").status_code == 503
             now[0] += 0.2
             assert client.get("/-/readyz").status_code == 200
-    assert operators_module.READY_FOR == 10
+    assert app_module.READY_FOR == 10
 
 
 def test_it_is_not_ready_where_tls_fails(running: Running) -> None:

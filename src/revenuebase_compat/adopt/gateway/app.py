@@ -1,14 +1,14 @@
 """The gateway: a loopback reverse proxy that moves v1 requests of clients that will not change.
 
-For clients whose base URL can be configured, in whatever language they are written. The upstream
-is fixed at the start, and nothing a client sends leads anywhere else. Requests of v1 are decided
-on as ``adopt`` decides in a process; everything else passes as it is, streamed both ways. The key
-travels in the client's own ``x-key``; the gateway has none.
+The upstream is fixed at the start, and nothing a client sends leads anywhere else. Requests of v1
+are decided on as ``adopt`` decides in a process; everything else passes as it is, streamed both
+ways. The key travels in the client's own ``x-key``; the gateway has none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import sys
 import time
@@ -16,32 +16,37 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
 from revenuebase_compat.adopt import rewrite
-from revenuebase_compat.adopt.report import Report
+from revenuebase_compat.adopt.report import FATES, Report
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.runtime import call_context, utc_now
 from revenuebase_compat.core import responses
 from revenuebase_compat.core.calls import Notice, now_of
 from revenuebase_compat.core.decoding import Response
-from revenuebase_compat.core.endpoints import CANCEL, DOWNLOAD, UPLOAD, Endpoint, Request
+from revenuebase_compat.core.endpoints import CANCEL, DOWNLOAD, ENDPOINTS, UPLOAD, Endpoint, Request
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
 from . import messages
 from .messages import Answer, Chunks, Incoming, Message, Receive, Send, chain, own_answer, peek
-from .operators import Operators
 from .pool import UPSTREAM_ERRORS, Connection, Pool
 
 if TYPE_CHECKING:
     from revenuebase_compat.adopt.report import Fate
 
+#: Seconds for which ``/-/readyz`` does not look again.
+READY_FOR = 10.0
+
 #: No line of a user's is on the stack: warnings point here.
 _SITE = notices.CallSite(sys._getframe())
-_METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_ACCESS = logging.getLogger("revenuebase_compat.access")
 
 
 class Gateway:
@@ -50,16 +55,13 @@ class Gateway:
     Args:
         settings: decide as they do for ``Client``; their key and base URL are not used.
         upstream: where every request goes; what is right for ``base_url`` is right here.
-        allow_hosts: names that a ``Host`` header may hold, besides IP addresses, ``localhost`` and
-            the upstream's own.
+        allow_hosts: good in a ``Host`` header, as IP addresses, ``localhost`` and the upstream are.
         access_log: log every request, by the logger ``revenuebase_compat.access``.
         report: where each v1 request is written down.
-        clock: gives the time as an aware ``datetime``; decides the version.
-        monotonic: gives seconds; measures memory and durations.
+        clock, monotonic: as ``Client`` takes them.
 
     Raises:
-        ConfigurationError: ``upstream`` is wrong, the flag does not resolve, or the proxy or
-            certificates that the environment names cannot be used.
+        ConfigurationError: the upstream, the flag, or a proxy or certificates of the environment.
     """
 
     def __init__(
@@ -87,67 +89,97 @@ class Gateway:
         self.hosts = frozenset({"localhost", host, *(name.lower() for name in allow_hosts)})
         self.pseudonym = b"revenuebase-compat-" + secrets.token_hex(4).encode()
         self.pool = Pool(self.settings)
-        self.operators = Operators(self.pool, access_log=access_log)
-        self.report = report
+        self.report, self._access_log = report, access_log
         #: Once a stop has begun, every answer asks for its connection to be closed.
         self.stopping = False
+        self._checking, self._checked, self._why_not = asyncio.Lock(), float("-inf"), ""
+        self._registry = CollectorRegistry()
+        here: Any = {"namespace": "revenuebase_compat_gateway", "registry": self._registry}
+        words = "Requests by v1 endpoint and fate."
+        requests = Counter("requests", words, ["endpoint", "fate"], **here)
+        pairs = [(one.name, fate) for one in ENDPOINTS for fate in FATES]
+        pairs += [("unknown", "left"), ("other", "passed")]
+        self._requests = {pair: requests.labels(*pair) for pair in pairs}
+        self._answers = Counter("answers", "Answers by status.", ["status"], **here)
+        words = "Of requests that were passed on: from their head to the end of their answer."
+        self._seconds = Histogram("request_seconds", words, **here)
+        self._in_flight = Gauge("in_flight", "Requests under way.", **here)
 
     async def aclose(self) -> None:
         """Close the connections to the upstream."""
         self.pool.close()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        incoming = Incoming(scope, receive, self.settings.timeout)
-        own = messages.refusal(incoming, self.hosts, self.pseudonym) or await self._own(incoming)
-        call = _Call(self, incoming, send)
+        call = _Call(self, scope, receive, send)
+        own = messages.refusal(call, self.hosts, self.pseudonym) or await self._own(call.path)
         began = time.perf_counter()
         try:
             # Cancelled where the client left, or where a stop has waited long enough.
-            with self.operators.in_flight.track_inprogress(), suppress(asyncio.CancelledError):
+            with self._in_flight.track_inprogress(), suppress(asyncio.CancelledError):
                 await call.run(own)
         finally:
-            incoming.unwatch()
-            seconds = time.perf_counter() - began
-            self.operators.finished(incoming, call.kind, call.fate, call.status, seconds)
-            if self.report is not None and call.fate and call.fate != "passed":
-                self.report.record(call.name, call.fate, "gateway")
+            self._finished(call, time.perf_counter() - began)
 
-    async def _own(self, incoming: Incoming) -> Answer | None:
-        path = incoming.path
+    def _finished(self, call: _Call, seconds: float) -> None:
+        fate, status = call.fate, call.status
+        if fate is not None:
+            self._requests[call.kind, fate].inc()
+            self._seconds.observe(seconds)
+            if self.report is not None and fate != "passed":
+                self.report.record(call.name, fate, "gateway")
+        if status:
+            self._answers.labels(status).inc()
+        if self._access_log:  # never query, headers or body
+            own = call.path.startswith("/-/") and status != 403
+            what = call.method, call.path, fate or ("answered" if own else "refused")
+            _ACCESS.info("%s %s %s %d %.3f s", *what, status, seconds)
+
+    async def _own(self, path: str) -> Answer | None:
         if not path.startswith("/-/"):
             return None
         if path == "/-/healthz":
             return own_answer(200, {"status": "ok", "upstream": self.settings.base_url})
         if path == "/-/readyz":
-            why = "stopping" if self.stopping else await self.operators.why_not_ready()
+            why = "stopping" if self.stopping else await self._why_not_ready()
             return own_answer(503, {"status": why}) if why else own_answer(200, {"status": "ready"})
         if path == "/-/metrics":
-            text = self.operators.metrics()
-            return Answer(200, messages.own_headers(text, _METRICS_TYPE), chain(text))
+            text = generate_latest(self._registry)
+            headers = messages.own_headers(text, b"text/plain; version=0.0.4; charset=utf-8")
+            return Answer(200, headers, chain(text))
         return own_answer(404, {"detail": "the gateway has healthz, readyz and metrics"})
 
+    async def _why_not_ready(self) -> str:
+        """Why the upstream cannot be reached; empty where TCP and TLS succeed. Sends no request."""
+        async with self._checking:
+            if monotonic() - self._checked >= READY_FOR:
+                self._why_not = ""
+                try:
+                    self.pool.release(await self.pool.connect())
+                except UPSTREAM_ERRORS as error:
+                    self._why_not = f"{type(error).__name__}: {error}"
+                self._checked = monotonic()
+            return self._why_not
 
-class _Call:
-    """One request of a client's, from its head to the end of its answer.
 
-    Attributes:
-        kind: the name of the v1 endpoint it asks for, or ``other``; ``name`` is what to call it.
-        fate: what becomes of it; ``None`` until something is about to be sent.
-        status: the answer's; 0 until there is one.
-    """
+class _Call(Incoming):
+    """One request of a client's, from its head to the end of its answer."""
 
-    def __init__(self, gateway: Gateway, incoming: Incoming, send: Send) -> None:
+    def __init__(self, gateway: Gateway, scope: Message, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, gateway.settings.timeout)
+        #: The name of the v1 endpoint it asks for, and what to call it.
         self.kind, self.name = "other", ""
+        #: What becomes of it; ``None`` until something is about to be sent.
         self.fate: Fate | Literal["passed"] | None = None
+        #: The answer's; 0 until there is one.
         self.status = 0
-        self._gateway, self._incoming, self._send = gateway, incoming, send
-        self._settings = gateway.settings
+        self._gateway, self._settings, self._send = gateway, gateway.settings, send
+        #: What is sent upstream, where there is a body.
+        self._body: Chunks | None = None
         self._connection: Connection | None = None
 
     async def run(self, own: Answer | None) -> None:
         """Answer the request; ``own`` is an answer that needs no upstream."""
-        incoming, timeout = self._incoming, self._settings.timeout
-        incoming.watch()
+        self.watch()
         try:
             await self._put(own or await self._answer())
         except messages.ClientLeft:
@@ -162,13 +194,16 @@ class _Call:
             why = f"no answer from {self._settings.base_url}: {type(error).__name__}: {error}"
             if isinstance(error, TimeoutError):
                 status, awaited = 504, "answer" if sent else "answer to connect"
-                if incoming.is_awaited:
+                if self.is_awaited:
                     status, awaited = 408, "whole request body"
-                why = f"no {awaited} within {timeout:.3g} s, for {self._settings.base_url}"
+                within = f"within {self._settings.timeout:.3g} s"
+                why = f"no {awaited} {within}, for {self._settings.base_url}"
             await self._put(own_answer(status, {"detail": responses.readable(why), "sent": sent}))
         finally:
             self._release()
-        # Last of all: for uvicorn, and so for ``watch``, the exchange ends here.
+            if self.watcher is not None:
+                self.watcher.cancel()
+        # Last of all: for uvicorn, the exchange ends here.
         await self._send({"type": "http.response.body"})
 
     async def _put(self, answer: Answer) -> None:
@@ -182,40 +217,37 @@ class _Call:
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def _answer(self) -> Answer:
-        gateway, incoming = self._gateway, self._incoming
-        incoming.target = gateway.prefix + incoming.target
-        endpoint = rewrite.recognise(
-            self._settings.base_url, incoming.method, *gateway.origin, incoming.target
-        )
-        body = incoming.body() if incoming.has_body else None
+        base_url, gateway = self._settings.base_url, self._gateway
+        self.target = gateway.prefix + self.target
+        endpoint = rewrite.recognise(base_url, self.method, *gateway.origin, self.target)
+        self._body = self.body() if self.has_body else None
         if endpoint is None:
             self.fate = "passed"
-            return await self._forward(body)
+            return await self._forward()
         self.kind = endpoint.name
         # Not the path of an unknown one, which may hold anything.
-        self.name = endpoint.call if endpoint.method else f"{incoming.method} /v1/…"
+        self.name = endpoint.call if endpoint.method else f"{self.method} /v1/…"
         if endpoint not in (UPLOAD, DOWNLOAD):  # these may take as long as their files are large
-            incoming.deadline = asyncio.get_running_loop().time() + self._settings.timeout
+            self.deadline = asyncio.get_running_loop().time() + self._settings.timeout
         if endpoint.successor is None:
             self._left(endpoint)
-            return await self._forward(body)
+            return await self._forward()
         process_id = None
         if endpoint.names_job:
-            start, rest = await peek(incoming.body())
-            body = chain(start, rest) if incoming.has_body else None
-            process_id = None if rest else rewrite.process_id_of(incoming.headers, start)
+            start, rest = await peek(self.body())
+            self._body = chain(start, rest) if self.has_body else None
+            process_id = None if rest else rewrite.process_id_of(self.headers, start)
             if process_id is None:
                 self.fate = "left"
                 words = rewrite.no_job_words(endpoint)
                 notices.log(("gateway", "no job"), "warning", words, time.monotonic())
-                return await self._forward(body)
-        return await self._move(endpoint, process_id, body)
+                return await self._forward()
+        return await self._move(endpoint, process_id)
 
-    async def _move(
-        self, endpoint: Endpoint, process_id: int | None, body: Chunks | None
-    ) -> Answer:
+    async def _move(self, endpoint: Endpoint, process_id: int | None) -> Answer:
         # A streamed body can be sent once; one that names a job is dropped on the way to v2.
-        steps = rewrite.move(self._gateway.context, endpoint, process_id, replayable=body is None)
+        context, replayable = self._gateway.context, self._body is None
+        steps = rewrite.move(context, endpoint, process_id, replayable=replayable)
         moved: Request | None = None
         reply: Response | bool | None = None
         try:
@@ -228,8 +260,8 @@ class _Call:
                 if moved is None:
                     self._left(endpoint)
                 else:
-                    body = self._to_v2(endpoint, moved, body)
-                answer = await self._forward(body)
+                    self._to_v2(endpoint, moved)
+                answer = await self._forward()
                 reply = Response(answer.status, answer.headers)
         except StopIteration:
             pass
@@ -251,16 +283,16 @@ class _Call:
             headers.append((b"Content-Length", b"%d" % len(start)))
         return Answer(status, headers, chain(start, rest))
 
-    def _to_v2(self, endpoint: Endpoint, moved: Request, body: Chunks | None) -> Chunks | None:
-        """Have the request be the one of v2 from here on; what is left of its body."""
-        incoming = self._incoming
+    def _to_v2(self, endpoint: Endpoint, moved: Request) -> None:
+        """Have the request be the one of v2 from here on."""
         self.fate = "followed" if self.fate == "left" else "moved"
         words = f"{endpoint.call} is sent as {endpoint.successor}"
         notices.log(("gateway", endpoint.name), "info", words, time.monotonic())
-        incoming.method = moved.method
-        incoming.target = rewrite.to_v2_target(self._settings.base_url, incoming.target, moved)
-        incoming.headers = [*rewrite.to_v2_headers(incoming.headers, endpoint)]
-        return None if endpoint.names_job else body
+        self.method = moved.method
+        self.target = rewrite.to_v2_target(self._settings.base_url, self.target, moved)
+        self.headers = [*rewrite.to_v2_headers(self.headers, endpoint)]
+        if endpoint.names_job:
+            self._body = None
 
     def _left(self, endpoint: Endpoint) -> None:
         self.fate = "left"
@@ -268,17 +300,16 @@ class _Call:
             now = now_of(self._gateway.context)
             notices.log_left(*rewrite.pass_through(self._settings, now, endpoint, self.name))
 
-    async def _forward(self, body: Chunks | None) -> Answer:
+    async def _forward(self) -> Answer:
         """Send the request as it is by now, and read its answer's head."""
-        incoming, gateway = self._incoming, self._gateway
-        headers = [(b"Host", gateway.netloc.encode()), *incoming.headers]
+        gateway, target = self._gateway, self.target.encode("ascii")
+        headers = [(b"Host", gateway.netloc.encode()), *self.headers]
         headers.append((b"Via", b"1.1 " + gateway.pseudonym))
-        if body is not None and incoming.is_chunked:
+        if self._body is not None and self.is_chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
         self._release()
-        self._connection = await gateway.pool.acquire(incoming.deadline)
-        target = incoming.target.encode("ascii")
-        answer = await self._connection.exchange(incoming.method, target, headers, body)
+        self._connection = await gateway.pool.acquire(self.deadline)
+        answer = await self._connection.exchange(self.method, target, headers, self._body)
         # Where it redirects to the upstream, it redirects to us.
         drop = b"content-length" if answer.status == 204 else b""  # RFC 9110, 8.6
         headers = [
@@ -295,7 +326,7 @@ class _Call:
 
     def _here(self, location: bytes) -> bytes:
         gateway = self._gateway
-        base = f"{gateway.origin[0]}://{gateway.netloc}{self._incoming.target}"
+        base = f"{gateway.origin[0]}://{gateway.netloc}{self.target}"
         url = rewrite.to_v1_location(base, location.decode("latin-1"))
         try:
             parts = urlsplit(url)
@@ -303,7 +334,7 @@ class _Call:
         except (ValueError, KeyError):  # no URL, or none of http
             return url.encode("latin-1")
         if ours[:3] == gateway.origin and f"{parts.path}/".startswith(f"{gateway.prefix}/"):
-            here = self._incoming.host  # without one (HTTP/1.0), the path alone tells as much
+            here = self.host  # without one (HTTP/1.0), the path alone tells as much
             parts = parts._replace(netloc=here, path=parts.path[len(gateway.prefix) :])
             url = parts._replace(scheme="http" if here else "").geturl() or "/"
         return url.encode("latin-1")

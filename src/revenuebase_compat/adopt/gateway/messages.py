@@ -49,16 +49,14 @@ def within(timeout: float, deadline: float) -> AbstractAsyncContextManager[objec
 class Incoming:
     """A request as it arrives, and the client's leaving.
 
-    Args:
-        timeout: seconds that each piece of the body may take to arrive; all of it has to by
-            ``deadline`` (the event loop's time), where one is set.
+    Each piece of the body may take ``timeout`` seconds, and all until ``deadline`` (loop's time).
     """
 
     def __init__(self, scope: Message, receive: Receive, timeout: float) -> None:
-        query = scope["query_string"]
+        query = scope["query_string"].decode("ascii")
         self.method: str = scope["method"]
-        self.target: str = (scope["raw_path"] + (b"?" + query if query else b"")).decode("ascii")
-        self.path = self.target.partition("?")[0]  # as it came
+        self.path: str = scope["raw_path"].decode("ascii")  # as it came
+        self.target = f"{self.path}?{query}" if query else self.path
         given = self.given = dict(scope["headers"])
         self.host: str = given.get(b"host", b"").decode("latin-1")
         self.is_chunked = b"transfer-encoding" in given
@@ -71,15 +69,10 @@ class Incoming:
         self._more = self.has_body
         self._receive, self._timeout = receive, timeout
         self._task: Any = asyncio.current_task()
-        self._watcher: asyncio.Task[None] | None = None
+        self.watcher: asyncio.Task[None] | None = None
 
     async def body(self) -> Chunks:
-        """The body, piece by piece.
-
-        Raises:
-            ClientLeft: the client closed the connection.
-            TimeoutError: the next piece did not arrive in time.
-        """
+        """The body, piece by piece; ``ClientLeft``, or ``TimeoutError`` where one is late."""
         while self._more:
             self.is_awaited = True
             async with within(self._timeout, self.deadline):
@@ -96,13 +89,9 @@ class Incoming:
     def watch(self) -> None:
         """Cancel the task when the client leaves; from when the body is read, if there is one."""
         if not self._more:  # ``receive`` has one reader at a time
-            self._watcher = asyncio.ensure_future(self._left())
+            self.watcher = asyncio.ensure_future(self._watch())
 
-    def unwatch(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    async def _left(self) -> None:
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._task.cancel()

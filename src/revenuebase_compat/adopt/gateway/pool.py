@@ -1,8 +1,8 @@
 """Connections to the upstream: a free list of single HTTP/1.1 connections (asyncio and h11).
 
-What a request costs does not depend on how many connections there are. A connection is used
-again only where nothing is left over: neither in h11, nor behind an answer that may not have a
-body, nor bytes that arrive while it is idle. A request is sent once; nothing is repeated here.
+What a request costs does not depend on their number. One is used again only where nothing is left
+over: neither in h11, nor behind an answer that may not have a body, nor bytes that arrive while it
+is idle. A request is sent once; nothing is repeated here.
 """
 
 from __future__ import annotations
@@ -37,14 +37,11 @@ _PORTS = {"https": 443, "http": 80, "socks5": 1080, "socks5h": 1080}
 class Connection(asyncio.Protocol):
     """One connection, and at most one exchange on it at a time.
 
-    Reading and writing wait at most ``timeout`` seconds for the other side, and not beyond
-    ``deadline`` (the event loop's time): ``TimeoutError``.
-
-    Attributes:
-        http: h11's side of it, which also holds what has arrived and was not asked for yet.
+    Both sides are waited for ``timeout`` seconds at most, and until ``deadline`` (the loop's time).
     """
 
     def __init__(self, pool: Pool, timeout: float) -> None:
+        #: Also holds what has arrived and was not asked for yet.
         self.http = h11.Connection(h11.CLIENT)
         self.deadline = math.inf
         self._pool, self._timeout = pool, timeout
@@ -55,8 +52,6 @@ class Connection(asyncio.Protocol):
         self._ended, self._may_reuse = False, True
         self._error: BaseException | None = None
         self._sending: asyncio.Task[None] | None = None
-
-    # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -92,8 +87,6 @@ class Connection(asyncio.Protocol):
         self._has_news.set()
         self._may_write.set()
 
-    # What an exchange is made of.
-
     async def _wait(self, event: asyncio.Event) -> None:
         if not event.is_set():
             at = min(self._loop.time() + self._timeout, self.deadline)
@@ -104,11 +97,7 @@ class Connection(asyncio.Protocol):
                 timer.cancel()
 
     async def more(self) -> None:
-        """Have ``http`` hold more than it does, or know of the end.
-
-        Raises:
-            OSError, h11.RemoteProtocolError: the connection ended too early, or nothing came.
-        """
+        """Have ``http`` hold more than it does, or know of the end; raises ``UPSTREAM_ERRORS``."""
         if not self._ended:
             if self._held > _HIGH_WATER:
                 self.transport.resume_reading()
@@ -130,11 +119,7 @@ class Connection(asyncio.Protocol):
     async def exchange(
         self, method: str, target: bytes, headers: Headers, body: Chunks | None = None
     ) -> Answer:
-        """Send a request, and read its answer up to the body, which streams.
-
-        Raises:
-            OSError, h11.RemoteProtocolError: there was no answer, or none of HTTP/1.1.
-        """
+        """Send a request, and read its answer, or ``UPSTREAM_ERRORS``; the body streams."""
         self._send(h11.Request(method=method, target=target, headers=headers))
         if body is None:
             self._send(h11.EndOfMessage())
@@ -173,7 +158,6 @@ class Connection(asyncio.Protocol):
         """Have the pool keep it, or close it where anything is left over of the exchange."""
         if self._sending is not None:
             self._sending.cancel()
-            self._sending = None
         http = self.http
         done = http.our_state is http.their_state is h11.DONE
         if done and self._may_reuse and not (self._ended or http.trailing_data[0]):
@@ -190,19 +174,15 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Connections to one upstream, directly or through the proxy that the environment names.
 
-    Args:
-        settings: ``base_url`` is the upstream, and ``timeout`` bounds each wait.
-
-    Raises:
-        ConfigurationError: the proxy or the certificates that the environment names are unusable.
+    Of the settings, ``base_url`` is the upstream, and ``timeout`` (seconds) bounds each wait.
+    ``ConfigurationError``: what the environment names as proxy or certificates is unusable.
     """
 
     def __init__(self, settings: Settings) -> None:
-        parts = urlsplit(settings.base_url)
-        self._host, self._tls = parts.hostname or "", parts.scheme == "https"
-        self._port = parts.port or _PORTS[parts.scheme]
+        self._upstream = parts = urlsplit(settings.base_url)
+        self._host, self._port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         self._timeout = settings.timeout
-        self._proxy = _proxy(settings, self._host)
+        self._first = _proxy(settings, self._host) or parts  # what a connection is made to
         self._context = tls_context(settings)
         self._context.set_alpn_protocols(["http/1.1"])
         #: What is idle, the last used one last, and what will close it.
@@ -239,25 +219,19 @@ class Pool:
             connection.close()
 
     async def connect(self, deadline: float = math.inf) -> Connection:
-        """A new connection: TCP, the proxy's tunnel and TLS; nothing of a request is sent.
-
-        Raises:
-            OSError: it cannot be had, within ``timeout`` and before ``deadline``, or at all.
-        """
-        loop, proxy = asyncio.get_running_loop(), self._proxy
+        """A new one: TCP, the proxy's tunnel and TLS; ``UPSTREAM_ERRORS`` where there is none."""
+        loop, first = asyncio.get_running_loop(), self._first
         make = partial(Connection, self, self._timeout)
         async with within(self._timeout, deadline):
-            host, port, tls = self._host, self._port, self._tls
-            if proxy is not None:
-                host, port = proxy.hostname or "", proxy.port or _PORTS[proxy.scheme]
-                tls = proxy.scheme == "https"
+            port = first.port or _PORTS[first.scheme]
+            tls = self._context if first.scheme == "https" else None
             _, connection = await loop.create_connection(
-                make, host, port, ssl=self._context if tls else None, happy_eyeballs_delay=0.25
+                make, first.hostname or "", port, ssl=tls, happy_eyeballs_delay=0.25
             )
-            if proxy is None:
+            if first is self._upstream:
                 return connection
             try:
-                await self._tunnel(connection, proxy)
+                await self._tunnel(connection, first)
                 inner = make()
                 transport = await loop.start_tls(
                     connection.transport, inner, self._context, server_hostname=self._host
@@ -308,7 +282,7 @@ def _counted(data: bytes) -> bytes:
 
 
 def _proxy(settings: Settings, host: str) -> SplitResult | None:
-    """The parts of the URL of the proxy that the environment names for that host, if any."""
+    """The proxy that the environment names for that host, if any."""
     if not needs_proxy(settings) or proxy_bypass(host):
         return None
     found = getproxies()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import signal
 import socket
 import stat
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -28,10 +27,8 @@ from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_loop
 from .app import Gateway
 from .messages import own_headers
 
-#: Seconds that a request's head may take to arrive.
-HEAD_TIMEOUT = 20.0
 #: Seconds in which clients learn that a stop has begun, before idle connections are closed.
-LINGER = 1.0
+_LINGER = 1.0
 #: Connections that are accepted in one go: asyncio may have four times as many in its hands before
 #: it asks us. And descriptors for them and everything else.
 _BATCH, _RESERVED = 16, 128
@@ -83,7 +80,6 @@ class _Protocol(H11Protocol):
         self._most, self._head_timeout = max_connections, head_timeout
         self._drain_timeout = drain_timeout
         self._drain_timer: asyncio.TimerHandle | None = None
-        self._refused = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -94,8 +90,8 @@ class _Protocol(H11Protocol):
             transport.close()  # there is no room for it
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing() or self._refused:
-            return
+        if self.transport.is_closing() or self.conn.their_state is h11.ERROR:
+            return  # it was refused
         super().data_received(data)
         if not (self.cycle is None or self.cycle.response_complete):
             self._head_timer.cancel()
@@ -111,20 +107,17 @@ class _Protocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._wait_for_drain()
+        self._look_at_drain(math.inf)
 
     def resume_writing(self) -> None:
         if self._drain_timer is not None:
             self._drain_timer.cancel()
         super().resume_writing()
 
-    def _wait_for_drain(self) -> None:
-        waiting = _unread(self.transport)
-        self._drain_timer = self.loop.call_later(self._drain_timeout, self._look_at_drain, waiting)
-
-    def _look_at_drain(self, before: int) -> None:
-        if _unread(self.transport) < before:  # slow, but it reads
-            self._wait_for_drain()
+    def _look_at_drain(self, before: float) -> None:
+        size = _unread(self.transport)
+        if size < before:  # slow, but it reads
+            self._drain_timer = self.loop.call_later(self._drain_timeout, self._look_at_drain, size)
         else:
             _limit_hit(f"closes connections that read nothing in {self._drain_timeout:g} s")
             self.transport.abort()
@@ -142,10 +135,9 @@ class _Protocol(H11Protocol):
         self._refuse(status, b"the request's head is too long" if status != 400 else b"no HTTP")
         # Closed at once, what was not read yet would have the client lose the answer.
         self.transport.write_eof()
-        self.loop.call_later(LINGER, self.transport.close)
+        self.loop.call_later(_LINGER, self.transport.close)
 
     def _refuse(self, status: int, why: bytes) -> None:
-        self._refused = True
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = b'{"detail": "%b"}' % why
             headers = [*own_headers(body), (b"Connection", b"close")]
@@ -163,7 +155,7 @@ class Server(uvicorn.Server):
         on_ready: Callable[[], object],
         *,
         max_connections: int = 10_000,
-        head_timeout: float = HEAD_TIMEOUT,
+        head_timeout: float = 20.0,  # seconds that a request's head may take to arrive
     ) -> None:
         self._gateway, self._on_ready = gateway, on_ready
         config = serving.make_config(
@@ -183,18 +175,16 @@ class Server(uvicorn.Server):
         self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Not uvicorn's, which raises the signal again once it has stopped.
         if self.should_exit:  # a second signal
             self.force_exit = True
-            asyncio.get_running_loop().call_soon_threadsafe(self._abort)
-        super().handle_exit(sig, frame)
-
-    def _abort(self) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
+            for connection in list(self.server_state.connections):
+                connection.loop.call_soon_threadsafe(connection.transport.abort)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._gateway.stopping = True
-        ends = time.monotonic() + LINGER
+        ends = time.monotonic() + _LINGER
         while self.server_state.connections and time.monotonic() < ends:
             if self.force_exit:
                 break
@@ -203,10 +193,8 @@ class Server(uvicorn.Server):
 
     async def run_on(self, sock: socket.socket) -> None:
         """Serve until told to stop, and until what is under way then has ended."""
-        try:
+        async with aclosing(self._gateway):
             await self.serve([sock])
-        finally:
-            await self._gateway.aclose()
 
 
 def _without_traceback(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -218,11 +206,7 @@ def _without_traceback(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
 
 
 def listen(upstream: str, host: str, port: int) -> socket.socket:
-    """A socket on loopback that is not its own upstream.
-
-    Raises:
-        ConfigurationError: it would be, or would listen beyond loopback, or cannot listen.
-    """
+    """A socket on loopback that is not its own upstream; else a ``ConfigurationError``."""
     if not is_loopback(host):
         raise ConfigurationError(
             f"host (--host) {host!r}: keys would travel in the clear; give 127.0.0.1 or ::1"
@@ -244,8 +228,7 @@ def listen(upstream: str, host: str, port: int) -> socket.socket:
 def listen_unix(path: str) -> socket.socket:
     """A Unix socket that its owner and group can use; one that nobody listens on is replaced.
 
-    Raises:
-        ConfigurationError: something else is there, or it cannot be made.
+    ``ConfigurationError``: something else is there, or it cannot be made.
     """
     sock = socket.socket(socket.AF_UNIX)
     try:
@@ -285,9 +268,8 @@ def serve(
 
     Args:
         settings, upstream, options: those of ``Gateway``.
-        host: loopback, by name or address.
-        port: 0 takes a free one.
-        uds: a path at which to listen instead of ``host`` and ``port``.
+        host, port: loopback, by name or address; port 0 takes a free one.
+        uds: a path at which to listen instead.
         on_ready: called once requests are taken, with the base URL, or ``unix:`` and the path.
 
     Raises:
@@ -302,13 +284,8 @@ def serve(
         address = f"http://{shown}:{sock.getsockname()[1]}"
     clients = raise_descriptor_limit()
     server = Server(gateway, partial(on_ready, address), max_connections=clients)
-    # uvicorn raises the signal again once it has stopped, which shall not end the process here.
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: None) for number in numbers]
     try:
         asyncio.run(server.run_on(sock))
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
         if uds is not None:
             os.unlink(uds)

@@ -15,7 +15,7 @@ import python_multipart  # noqa: F401 (FastAPI needs it, and would say so less c
 from fastapi import Depends, FastAPI, Query, Request, Security, UploadFile
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader
-from pydantic import AfterValidator, BaseModel, WithJsonSchema, create_model
+from pydantic import AfterValidator, BaseModel, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from revenuebase_compat.core.endpoints import ENDPOINTS
@@ -30,8 +30,7 @@ def _valid(address: str) -> str:
     return address
 
 
-EMAIL_SCHEMA = {"type": "string", "format": "email"}
-EmailAddress = Annotated[str, AfterValidator(_valid), WithJsonSchema(EMAIL_SCHEMA)]
+EmailAddress = Annotated[str, AfterValidator(_valid), Field(json_schema_extra={"format": "email"})]
 Metadata = Annotated[bool, Query(description="Include detailed metadata")]
 
 

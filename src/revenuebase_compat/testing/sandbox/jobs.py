@@ -28,7 +28,6 @@ MAX_JSON = 64 * 1024 * 1024
 
 #: What verifying an address finds out: the columns that a result has beside the address.
 Verdict = dict[str, Any]
-#: Of an address, and whether metadata is asked for.
 Judge = Callable[[str, bool], Verdict]
 
 

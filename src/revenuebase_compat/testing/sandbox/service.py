@@ -1,7 +1,6 @@
-"""The sandbox: the RevenueBase API as a local service, for trying out and for tests.
+"""The sandbox: the RevenueBase API on loopback, for trying out and for tests.
 
-It answers both versions as the vendor publishes them, on loopback only, by a clock that can be set.
-What is not published it takes from the vendor's SDK.
+Both versions answer as the vendor publishes them, or else as the vendor's SDK expects it.
 """
 
 from __future__ import annotations
@@ -35,9 +34,6 @@ from .jobs import SAMPLES, STATES, Job, Verdict, cost_of, extension
 
 VERSIONS = ("v1", "v2")
 
-# The status to answer, None for hanging up; and whether the request takes effect all the same.
-Fault = tuple[int | None, bool]
-
 
 @dataclass(frozen=True)
 class RecordedRequest:
@@ -52,12 +48,12 @@ class RecordedRequest:
 class Sandbox:
     """The service, its account and its clock. Inside a ``with`` block it serves on ``base_url``.
 
-    Every option is an attribute, too, and may be changed while it serves.
+    Every option is an attribute, too, and may be changed while it serves. A wrong one is named by
+    a ``ValueError``.
 
     Args:
         api_key: the account's key; rotating it changes it.
-        jobs: ids (all ``QUEUED``) or ids with states. They stay as they are until they are
-            cancelled; uploaded ones go on by themselves.
+        jobs: ids (all ``QUEUED``) or ids with states; they stay so until they are cancelled.
         now: its clock is set to this (aware) time, and runs on from there; ``None``: the real time.
         sunset: from that (aware) instant on every request to v1 is answered 410.
         port: 0 takes a free one.
@@ -67,15 +63,10 @@ class Sandbox:
         envelope: how a 400 holds its code: one of ``ENVELOPE_NAMES``.
         credits: what the account has. A verified address that is ``Valid`` or ``Invalid`` costs
             one, a completed job one for each such row; at none, verifying is a 402.
-        mx_record_checked: that field of the metadata: ``""``, ``"checked"``, a host's name, a
-            bool or ``None``, as sources disagree about it.
-        queued_for: seconds for which an uploaded job is ``QUEUED``.
-        processing_for: seconds for which it is ``PROCESSING`` then.
+        mx_record_checked: that field of the metadata, of any kind, as sources disagree about it.
+        queued_for, processing_for: seconds an uploaded job is ``QUEUED``, and then ``PROCESSING``.
         monotonic: by what its clock runs on, in seconds; a constant makes it stand still.
         on_request: called with each ``RecordedRequest``, in the server's thread.
-
-    Raises:
-        ValueError: an option is none of these; named.
     """
 
     base_url: str
@@ -104,7 +95,8 @@ class Sandbox:
         self._jobs: dict[int, Job] = {}
         self._changing: list[Job] = []  # those that go on by themselves
         self._set: tuple[datetime, float] | None = None  # the clock, and when it was set
-        self._faults: dict[str, Iterator[Fault]] = {}
+        # By version: the status to answer, None for hanging up; and whether it takes effect before.
+        self._faults: dict[str, Iterator[tuple[int | None, bool]]] = {}
         self._hits: dict[bytes, list[float]] = {}  # by key: its requests of the last minute
         self.requests: list[RecordedRequest] = []
         self.monotonic, self.now, self.sunset = monotonic, now, _aware("sunset", sunset)
@@ -160,11 +152,7 @@ class Sandbox:
             return self._jobs
 
     def add_job(self, process_id: int, status: str = "QUEUED", filename: str | None = None) -> Job:
-        """Put in a job that stays as it is until it is cancelled.
-
-        Raises:
-            ValueError: there is no such status.
-        """
+        """Put in a job that stays so until it is cancelled; ``ValueError``: no such status."""
         if status not in STATES:
             raise ValueError(f"a job's status is one of {', '.join(STATES)}, not {status!r}")
         name = filename or f"job-{process_id}.csv"
@@ -231,25 +219,22 @@ class Sandbox:
         """Answer ``status`` (400 to 599) to the next ``times`` requests of a version, or to all
         until ``heal()``; ``after_applying``: do what is asked for before, as who fails late does.
 
-        Faults of a version are played in the order they were given.
-
-        Raises:
-            ValueError: there is no such version, or status.
+        Faults are played in the order given. ``ValueError``: there is no such version, or status.
         """
         if not 400 <= status <= 599:
             raise ValueError(f"the status of a fault is 400 to 599, not {status!r}")
-        self._add_fault(version, (status, after_applying), times)
+        self._add_fault(version, times, (status, after_applying))
 
     def drop(self, version: str, times: int = 1) -> None:
         """Do what the next ``times`` requests ask for, then hang up without a word."""
-        self._add_fault(version, (None, True), times)
+        self._add_fault(version, times, (None, True))
 
     def heal(self, version: str | None = None) -> None:
         """End the faults of a version, or all."""
         for healed in VERSIONS if version is None else (version,):
             self._faults.pop(healed, None)
 
-    def _add_fault(self, version: str, fault: Fault, times: int | None) -> None:
+    def _add_fault(self, version: str, times: int | None, fault: tuple[int | None, bool]) -> None:
         if version not in VERSIONS:
             raise ValueError(f"a version is one of {', '.join(VERSIONS)}, not {version!r}")
         played = repeat(fault) if times is None else repeat(fault, times)
@@ -319,9 +304,6 @@ class Sandbox:
                 message["headers"] = [*message["headers"], *own]
             await send(message)
 
-        async def discard(_message: Message) -> None:
-            pass
-
         async def hang_up(scope: Scope, receive: Receive, _send: Send) -> None:
             record(None)
             for connection in self._server.server_state.connections:
@@ -340,7 +322,7 @@ class Sandbox:
         if fault:
             status, applied = fault
             if applied:
-                await app(scope, receive, discard)
+                await app(scope, receive, lambda _message: asyncio.sleep(0))
             phrase = reason_phrases.get(status or 0, f"Error {status}")
             app = JSONResponse({"detail": phrase}, status) if status else hang_up
         await app(scope, receive, answer)
