@@ -2,7 +2,7 @@
 
 ``move`` is the protocol of one such request, as a generator; ``interceptor`` and ``gateway`` drive
 it. What moves, and to where, is ``core.endpoints``' table; which version a request goes to is
-``core.routing``'s, as for our own_ A v1 that answers 410 is followed by one request to v2; from v2
+``core.routing``'s, as for our own. A v1 that answers 410 is followed by one request to v2; from v2
 there is no way back.
 """
 
@@ -75,7 +75,7 @@ def recognise(
     """Which endpoint of v1 a request asks for, if it goes to the host and port of ``base_url``.
 
     Args:
-        base_url: the API's, as ``Settings.base_url`` holds it; may have a path of its own_
+        base_url: the API's, as ``Settings.base_url`` holds it; may have a path of its own
         method, scheme: as they are sent.
         host: a name or an address; IPv6 with or without brackets.
         port: ``None`` for the scheme's default.

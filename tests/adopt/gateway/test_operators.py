@@ -174,6 +174,7 @@ def test_the_access_log_holds_no_key_query_or_body(
     gateway = Gateway(Settings(), server.base_url, access_log=True, clock=lambda: AFTER)
     with served(gateway) as running, httpx.Client(base_url=running.base_url, headers=KEY) as one:
         one.post(CANCEL + "?token=s3cret", json={"process_id": 1234567})
+        one.post(STATUS, json={"process_id": 1234567})
         one.get("/v2/jobs?token=s3cret")
         one.get("/v2/x", headers={"Host": "evil.example"})
         one.get("/-/healthz")
@@ -181,6 +182,7 @@ def test_the_access_log_holds_no_key_query_or_body(
     lines = [one.getMessage() for one in caplog.records if one.name.endswith(".access")]
     assert [re.sub(r"[\d.]+ s", "T", line) for line in lines] == [
         f"POST {CANCEL} moved 200 T",
+        f"POST {STATUS} moved 200 T",
         "GET /v2/jobs passed 404 T",
         "GET /v2/x refused 403 T",
         "GET /-/healthz answered 200 T",

@@ -398,7 +398,7 @@ def test_the_log_level_is_the_operators(tmp_path: Path) -> None:
     ("arguments", "environ", "says"),
     [
         ([], {"SSL_CERT_FILE": "/nonexistent"}, "SSL_CERT_FILE"),
-        ([], {"HTTPS_PROXY": "gopher://user:hidden@proxy"}, "HTTPS_PROXY: give"),
+        ([], {"HTTPS_PROXY": "gopher://user:hidden@proxy"}, "HTTPS_PROXY: the gateway takes"),
         ([], {"REVENUEBASE_V2_FLAG": "no_such_module:flag"}, "does not resolve"),
         ([], {"REVENUEBASE_V2_ROLLOUT": "fifty"}, "v2_rollout"),
         (["--upstream", "nonsense"], {}, "upstream (--upstream)"),

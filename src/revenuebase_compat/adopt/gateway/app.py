@@ -173,7 +173,8 @@ class _Call(Incoming):
         #: The answer's; 0 until there is one.
         self.status = 0
         self._gateway, self._settings, self._send = gateway, gateway.settings, send
-        #: What is sent upstream, where there is a body.
+        #: What is sent upstream: by which method, and which body, if any.
+        self._verb = self.method
         self._body: Chunks | None = None
         self._connection: Connection | None = None
 
@@ -288,7 +289,7 @@ class _Call(Incoming):
         self.fate = "followed" if self.fate == "left" else "moved"
         words = f"{endpoint.call} is sent as {endpoint.successor}"
         notices.log(("gateway", endpoint.name), "info", words, time.monotonic())
-        self.method = moved.method
+        self._verb = moved.method
         self.target = rewrite.to_v2_target(self._settings.base_url, self.target, moved)
         self.headers = [*rewrite.to_v2_headers(self.headers, endpoint)]
         if endpoint.names_job:
@@ -309,7 +310,7 @@ class _Call(Incoming):
             headers.append((b"Transfer-Encoding", b"chunked"))
         self._release()
         self._connection = await gateway.pool.acquire(self.deadline)
-        answer = await self._connection.exchange(self.method, target, headers, self._body)
+        answer = await self._connection.exchange(self._verb, target, headers, self._body)
         # Where it redirects to the upstream, it redirects to us.
         drop = b"content-length" if answer.status == 204 else b""  # RFC 9110, 8.6
         headers = [

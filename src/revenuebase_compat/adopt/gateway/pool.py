@@ -31,7 +31,7 @@ UPSTREAM_ERRORS = (OSError, h11.RemoteProtocolError)
 
 #: Bytes that may wait to be read; beyond them the upstream is held back.
 _HIGH_WATER = 256 * 1024
-_PORTS = {"https": 443, "http": 80, "socks5": 1080, "socks5h": 1080}
+_PORTS = {"https": 443, "http": 80}
 
 
 class Connection(asyncio.Protocol):
@@ -245,9 +245,6 @@ class Pool:
 
     async def _tunnel(self, connection: Connection, proxy: SplitResult) -> None:
         name, word = (unquote(part or "").encode() for part in (proxy.username, proxy.password))
-        if proxy.scheme in ("socks5", "socks5h"):
-            await self._socks(connection, name, word)
-            return
         host = f"[{self._host}]" if ":" in self._host else self._host
         authority = f"{host}:{self._port}".encode()
         headers = [(b"Host", authority)]
@@ -257,29 +254,6 @@ class Pool:
         if answer.status >= 300:
             raise ConnectionError(f"the proxy answered {answer.status} to CONNECT")
 
-    async def _socks(self, connection: Connection, name: bytes, word: bytes) -> None:
-        """SOCKS 5, where the proxy resolves the name (RFC 1928; RFC 1929 for the password)."""
-        method = b"\x02" if name else b"\x00"
-        place = _counted(self._host.encode()) + self._port.to_bytes(2, "big")
-        # What we send, how its answer begins, and how long that is.
-        steps = [
-            (b"\x05\x01" + method, b"\x05" + method, 2),
-            (b"\x01" + _counted(name) + _counted(word), b"\x01\x00", 2),
-            (b"\x05\x01\x00\x03" + place, b"\x05\x00", 10),
-        ]
-        start = 0
-        for ask, granted, size in steps if name else steps[::2]:
-            connection.transport.write(ask)
-            while len(said := connection.http.trailing_data[0][start:]) < size:
-                await connection.more()
-            if not said.startswith(granted):
-                raise ConnectionError("the SOCKS proxy refuses")
-            start += size
-
-
-def _counted(data: bytes) -> bytes:
-    return bytes([len(data)]) + data
-
 
 def _proxy(settings: Settings, host: str) -> SplitResult | None:
     """The proxy that the environment names for that host, if any."""
@@ -288,11 +262,12 @@ def _proxy(settings: Settings, host: str) -> SplitResult | None:
     found = getproxies()
     name = "HTTPS_PROXY" if found.get("https") else "ALL_PROXY"
     url = found.get("https") or found["all"]
+    right = "http:// or https://host:port"
     with suppress(ValueError):
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.hostname and parts.scheme in _PORTS and parts.port != 0:
-            if parts.scheme == "https" and sys.version_info < (3, 11):
-                raise ConfigurationError(f"{name}: a proxy of https:// needs Python 3.11 or newer")
+        if parts.scheme == "https" and sys.version_info < (3, 11):
+            right = "http://host:port, as a proxy of https:// needs Python 3.11 or newer"
+        elif parts.hostname and parts.scheme in _PORTS and parts.port != 0:
             return parts
     # The URL is not shown, as it may hold a password.
-    raise ConfigurationError(f"{name}: give http://, https:// or socks5://host:port")
+    raise ConfigurationError(f"{name}: the gateway takes {right}")
