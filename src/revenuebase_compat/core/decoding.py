@@ -1,7 +1,6 @@
 """What comes back: a response or none, its body as strict JSON, the job in it (pure).
 
-The four fields of a job are the same on both versions (the vendor's OpenAPI documents). What an
-answer other than 2xx means stands in ``responses``.
+A job's fields are the same on both versions (the vendor's OpenAPI documents).
 """
 
 from __future__ import annotations
@@ -9,12 +8,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .models import FIELDS, PROCESS_ID_LIMIT, Job
-
-if TYPE_CHECKING:
-    from .settings import Secret
+from .settings import Secret
 
 #: No published answer comes near it; more is not read (bytes, before and after decompression).
 MAX_BODY = 1024 * 1024
@@ -24,9 +21,8 @@ MAX_DEPTH = 32
 
 
 class Response(NamedTuple):
-    """An answer that arrived whole: status, raw headers, body.
+    """An answer that arrived whole; ``problem`` says why the body, empty then, could not be had.
 
-    ``problem`` says why the body could not be had, where that is so; ``body`` is empty then.
     The ``repr`` shows no body, as a server may have echoed the key.
     """
 
@@ -56,13 +52,10 @@ class Response(NamedTuple):
 
 
 class NoResponse(NamedTuple):
-    """No answer, or not all of it."""
+    """No answer, or not all of it: why, whether the request may have been sent, or time ran out."""
 
-    #: What happened, in words.
     reason: str
-    #: Whether the request may have reached the server.
     sent: bool
-    #: Whether time ran out.
     timeout: bool = False
 
     def without(self, secret: Secret) -> NoResponse:
@@ -77,7 +70,7 @@ class NoResponse(NamedTuple):
 AttemptOutcome = Response | NoResponse
 
 
-class Unusable(ValueError):
+class Unusable(Exception):
     """A body that no result can be built from; the text completes "the body …"."""
 
 
@@ -85,8 +78,7 @@ def read_job(response: Response, process_id: int) -> Job:
     """The job an answer describes; unknown fields are kept, unknown statuses too.
 
     Raises:
-        Unusable: it describes none, or another one; it holds a key twice; or its fields cannot
-            mean what they must.
+        Unusable: it describes none, or another one, or cannot mean what it must.
     """
     data = load_json(response)
     if not isinstance(data, dict):
@@ -139,8 +131,6 @@ def load_json(response: Response) -> Any:
         if "\\u" in text:  # only an escape can bring in half a surrogate pair
             json.dumps(data, ensure_ascii=False).encode()
         return data
-    except Unusable:
-        raise
     except UnicodeDecodeError:
         why = "is not UTF-8"
     except UnicodeEncodeError:

@@ -1,8 +1,7 @@
 """What an answer means: the code of a 400, the server's words, whether and when to retry (pure).
 
-Sources: the vendor's pages and SDK tests for envelopes and rate limits; RFC 9110 for
-``Retry-After`` and ``Date``; RFC 8594, RFC 9745 and RFC 8288 for ``Sunset``, ``Deprecation`` and
-``Link``.
+Sources: the vendor's pages and SDK tests for envelopes and rate limits; RFC 9110 (``Retry-After``,
+``Date``), RFC 8594 (``Sunset``), RFC 9745 (``Deprecation``) and RFC 8288 (``Link``).
 """
 
 from __future__ import annotations
@@ -33,12 +32,6 @@ _PROSE = {
     ALREADY_CANCELLED: r"(?i)\balready (been |being )?cancell?(ed|ing)\b",
     NOT_CANCELLABLE: r"(?i)\b(not|non|un)[ -]?cancell?able|"
     r"\b(cannot|can not|can.t|can no longer) be cancell?ed\b",
-}
-_SPELLINGS = {
-    "already_cancelled": ALREADY_CANCELLED,
-    "already_canceled": ALREADY_CANCELLED,
-    "not_cancellable": NOT_CANCELLABLE,
-    "not_cancelable": NOT_CANCELLABLE,
 }
 
 
@@ -79,7 +72,7 @@ def reset_at(response: Response, now: datetime) -> datetime | None:
 
 
 def rate_limit_wait(response: Response, now: datetime) -> float | None:
-    """Seconds until ``X-RateLimit-Reset`` (Unix seconds), by the server's own ``Date``."""
+    """Seconds until ``X-RateLimit-Reset`` (Unix time), by the server's own ``Date``."""
     return _until(_moment(response.header(b"x-ratelimit-reset")), response, now)
 
 
@@ -109,7 +102,7 @@ def _moment(text: str | None) -> datetime | None:
         return None
 
 
-#: The end of the server's version, and the successor that it names.
+#: When the server's version ends, and the successor that it names.
 Announcement = tuple[datetime | None, str | None]
 
 
@@ -148,8 +141,8 @@ class ErrorBody(NamedTuple):
 def read_error(response: Response) -> ErrorBody:
     """Read an error's body, in any envelope that was seen or is plausible; never raises.
 
-    ``code`` is ``already_cancelled`` or ``not_cancellable`` where the body means one of them and
-    not the other, else the server's own code, else ``None``.
+    ``code`` is ``already_cancelled`` or ``not_cancellable`` where the body means one of the two,
+    else the server's own code, else ``None``.
     """
     try:
         data = load_json(response)
@@ -159,8 +152,8 @@ def read_error(response: Response) -> ErrorBody:
         return ErrorBody(None, "" if empty else readable(text) or f"the body {unusable}", [])
     texts = list(_texts(data))
     codes = [text for _, text in texts if re.fullmatch(_CODE, text)]
-    spelled = [code.lower().replace("-", "_") for code in codes]
-    known = {_SPELLINGS[code] for code in spelled if code in _SPELLINGS}
+    british = (re.sub("cel(?=ed|able)", "cell", code.lower()) for code in codes)
+    known = {code.replace("-", "_") for code in british} & _PROSE.keys()
     if not known:
         prose = "\n".join(text for _, text in texts)
         known = {code for code, pattern in _PROSE.items() if re.search(pattern, prose)}
