@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import date, datetime, timezone
 
-# dateutil is imported, and patterns are compiled, where they are needed: the one costs half of
-# httpx's import, and the default settings need no parsing at all.
+# dateutil, which costs half of httpx's import, is imported and patterns are compiled where they are
+# needed: the default settings need no parsing at all.
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # RFC 9110, 5.6.7: IMF-fixdate, the only form of an HTTP-date that may still be sent.
@@ -35,7 +35,7 @@ def parse_http_date(text: str) -> datetime | None:
 def parse_date(value: object) -> datetime:
     """An ISO 8601 date or time, an HTTP-date, a ``date`` or a ``datetime``, as an aware time.
 
-    Where no zone is given it is UTC, and a bare date is its first instant.
+    Without a zone it is UTC, and a bare date is its first instant.
 
     Raises:
         ValueError: for anything else, such as ``07/08/2026``, which could be two dates.
