@@ -1,7 +1,7 @@
 """What an answer means: the code of a 400, the server's words, whether and when to retry (pure).
 
 Sources: the vendor's pages and SDK tests for envelopes and rate limits; RFC 9110 (``Retry-After``,
-``Date``), RFC 8594 (``Sunset``), RFC 9745 (``Deprecation``) and RFC 8288 (``Link``).
+``Date``), RFC 8594 (``Sunset``), RFC 9745 (``Deprecation``), RFC 8288 (``Link``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 #: A hint to wait longer than this is nonsense: the longest published window is a day.
 LONGEST_HINT = timedelta(days=31).total_seconds()
 
-# Compiled on first use, as most processes never see a 400.
+# Compiled on first use, as most processes never need them.
+_SUCCESSOR = r'(?i)<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?[^"<>,;]{0,100}\bsuccessor-version\b'
 _CODE = r"(?=.{1,64}$)[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
 _PROSE = {
     ALREADY_CANCELLED: r"(?i)\balready (been |being )?cancell?(ed|ing)\b",
@@ -45,9 +46,7 @@ def should_retry(response: Response) -> bool:
     if response.status < 400:
         return False
     hint = (response.header(b"x-should-retry") or "").lower()
-    if hint in ("true", "false"):
-        return hint == "true"
-    return response.status in RETRYABLE
+    return {"true": True, "false": False}.get(hint, response.status in RETRYABLE)
 
 
 def retry_wait(response: Response, now: datetime) -> float | None:
@@ -107,10 +106,7 @@ Announcement = tuple[datetime | None, str | None]
 
 
 def announcement(response: Response) -> Announcement | None:
-    """What ``Sunset``, ``Deprecation: @unix`` and ``Link; rel="successor-version"`` say, if sent.
-
-    Since when the version is deprecated is not kept: nothing depends on it.
-    """
+    """What ``Sunset``, ``Deprecation: @unix`` and a ``Link`` to a successor say, if sent."""
     names = (b"sunset", b"deprecation", b"link")
     said = [response.header(name) or "" for name in names]
     return _announced(*said) if any(said) else None
@@ -120,11 +116,7 @@ def announcement(response: Response) -> Announcement | None:
 def _announced(sunset: str, deprecation: str, link: str) -> Announcement | None:
     ends = parse_http_date(sunset)
     deprecated = _moment(deprecation[1:]) if deprecation.startswith("@") else None
-    successor = re.search(
-        r'<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?[^"<>,;]{0,100}\bsuccessor-version\b',
-        link,
-        re.IGNORECASE,
-    )
+    successor = re.search(_SUCCESSOR, link)
     if not (ends or deprecated or successor):
         return None
     return ends, readable(successor[1]) if successor else None
