@@ -1,7 +1,4 @@
-"""What a call of ours and somebody else's moved request have in common (pure).
-
-The decision, its notices (``client.notices`` has the words), the memory of a 410, and the event.
-"""
+"""What a call of ours and a moved request share: decision, notices, memory, event (pure)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The flow: the whole protocol of one call, as one generator that yields commands (pure).
-
-Retries, deadlines and switches are decided here and nowhere else, and errors are worded.
-"""
+"""The flow: the whole protocol of one call, as one generator that yields commands (pure)."""
 
 from __future__ import annotations
 
@@ -208,10 +205,7 @@ class _Call(Call):
         raise self.error(errors.UnexpectedResponseError, words, answer, outcome_unknown=unknown)
 
     def result_or_raise(self, answer: AttemptOutcome, returned: bool) -> Flow:
-        """What a cancel came to: a 400 says so plainly, or is settled by the job's status.
-
-        ``returned``: that the job was cancelled before is a result.
-        """
+        """What a cancel came to: a 400 says so plainly, or is settled by the job's status."""
         if isinstance(answer, NoResponse) or answer.status != 400:
             return self.result(self.job_or_raise(answer))
         code = responses.read_error(answer).code
@@ -316,15 +310,15 @@ class _Call(Call):
     ) -> errors.CancelError:
         """An error that names the status and the server's own words."""
         said = responses.read_error(answer)
-        facts = {"code": said.code, "outcome_unknown": self.maybe_applied, **facts}
-        code = facts["code"]
+        code = facts.setdefault("code", said.code)
+        unknown = facts.setdefault("outcome_unknown", self.maybe_applied)
         words = f"answered {answer.status}"
         if code and code not in said.words:
             words += f" {code}"
         if said.words:
             words += f": {said.words}"
         words += remark
-        if facts["outcome_unknown"]:
+        if unknown:
             words += "; the cancel may have been applied all the same"
         return self.error(kind, words, answer, **facts)
 

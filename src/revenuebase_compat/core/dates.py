@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import date, datetime, timezone
 
-# dateutil, which costs half of httpx's import, is imported and patterns are compiled where they are
-# needed: the default settings need no parsing at all.
+# dateutil costs half of httpx's import, and default settings need no parsing: it is imported, and
+# patterns are compiled, where they are needed.
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # RFC 9110, 5.6.7: IMF-fixdate, the only form of an HTTP-date that may still be sent.

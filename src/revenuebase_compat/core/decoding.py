@@ -1,7 +1,4 @@
-"""What comes back: a response or none, its body as strict JSON, the job in it (pure).
-
-A job's fields are the same on both versions (the vendor's OpenAPI documents).
-"""
+"""What comes back: a response or none, its body as strict JSON, the job in it (pure)."""
 
 from __future__ import annotations
 
@@ -75,11 +72,7 @@ class Unusable(Exception):
 
 
 def read_job(response: Response, process_id: int) -> Job:
-    """The job an answer describes; unknown fields are kept, unknown statuses too.
-
-    Raises:
-        Unusable: it describes none, or another one, or cannot mean what it must.
-    """
+    """The job an answer describes, unknown fields kept; raises ``Unusable`` if it is another."""
     data = load_json(response)
     if not isinstance(data, dict):
         raise Unusable(f"is {_KINDS[type(data)]}, not an object")
@@ -113,11 +106,7 @@ _KINDS = {
 
 
 def load_json(response: Response) -> Any:
-    """The body as strict JSON (RFC 8259, and no key twice in an object).
-
-    Raises:
-        Unusable: it is none.
-    """
+    """The body as strict JSON (RFC 8259, and no key twice); raises ``Unusable`` if it is none."""
     if response.problem:
         raise Unusable(response.problem)
     if not response.body.strip():

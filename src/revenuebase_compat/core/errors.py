@@ -1,7 +1,4 @@
-"""Every error of this library (pure): facts are attributes, messages are for people.
-
-All can be pickled, and none holds the API key: the flow hands in texts that were scrubbed of it.
-"""
+"""Every error of this library (pure); all can be pickled, and none holds the API key."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ JobId = SupportsIndex | str
 #: Ids from here on do not fit the 64-bit integer that the API holds them in.
 PROCESS_ID_LIMIT = 2**63
 
-#: The vendor's fields of a job, all required, on either version.
+#: The fields of a job, all required, on either version (the vendor's OpenAPI documents).
 FIELDS = ("process_id", "filename", "current_status", "message")
 
 
@@ -42,10 +42,7 @@ class JobStatus(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the server describes it, on either version, under the vendor's own names.
-
-    ``extra`` holds fields of the answer beyond the published four.
-    """
+    """A job as the server describes it; ``extra`` holds fields beyond the published four."""
 
     process_id: int
     filename: str
@@ -61,10 +58,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class CancelResult(Job):
-    """A job that this call cancelled, by the version of ``route``.
-
-    ``attempts`` are the tries to send the cancel, on both versions together.
-    """
+    """A job that this call cancelled by ``route``, in ``attempts`` on both versions together."""
 
     route: Route = field(kw_only=True)
     attempts: int = field(kw_only=True)

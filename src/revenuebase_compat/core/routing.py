@@ -1,7 +1,4 @@
-"""Which version, and why: the README's table, whose first row that applies wins (pure).
-
-``decide`` alone chooses a version.
-"""
+"""Which version, and why: the README's table, whose first row that applies wins (pure)."""
 
 from __future__ import annotations
 

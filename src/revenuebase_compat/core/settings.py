@@ -1,7 +1,4 @@
-"""Settings: every option, checked once when made, and never changed after (pure).
-
-``Settings.from_env`` is the one place that knows the names of the environment variables.
-"""
+"""Settings: every option, checked once when made, and never changed after (pure)."""
 
 from __future__ import annotations
 
