@@ -87,8 +87,7 @@ class Call:
     route: Route | None = None
     switched = False
     #: Tries to send the request, and how many of them never connected.
-    attempts = 0
-    unsent = 0
+    attempts = unsent = 0
     #: A request was sent whose answer was lost or 5xx: it may have been applied.
     maybe_applied = False
 

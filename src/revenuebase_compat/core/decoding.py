@@ -30,10 +30,7 @@ class Response(NamedTuple):
 
     def header(self, name: bytes) -> str | None:
         """The header of that (lower-case) name; several lines are one list (RFC 9110, 5.3)."""
-        size = len(name)
-        found = [
-            value.strip() for key, value in self.headers if len(key) == size and key.lower() == name
-        ]
+        found = [value.strip() for key, value in self.headers if key.lower() == name]
         return b", ".join(found).decode("latin-1") if found else None
 
     def without(self, secret: Secret) -> Response:
