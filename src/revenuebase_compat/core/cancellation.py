@@ -132,8 +132,7 @@ class _Call(Call):
         answer = yield from self.send_with_retries(self.version, self.endpoint)
         other = self.fallback_route(answer)
         if other is not None:
-            kind = NoticeKind.V1_GONE if other is V1_GONE else NoticeKind.V2_MISSING
-            self.switch(other, kind, answer)
+            self.switch(other, NoticeKind[other.reason.name], answer)
             answer = yield from self.send_with_retries(self.version, self.endpoint)
             self.fallback_route(answer)  # only for what it remembers
         return answer
