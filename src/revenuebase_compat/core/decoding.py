@@ -16,6 +16,16 @@ MAX_BODY = 1024 * 1024
 #: Deeper JSON is refused: no published answer has more than four levels, and pickle recurses.
 MAX_DEPTH = 32
 
+_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a fraction",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
 
 class Response(NamedTuple):
     """An answer that arrived whole; ``problem`` says why the body, empty then, could not be had.
@@ -89,17 +99,6 @@ def read_job(response: Response, process_id: int) -> Job:
             raise Unusable(f"gives {name} as {_KINDS[type(data[name])]}")
     extra = {name: value for name, value in data.items() if name not in FIELDS}
     return Job(process_id, data["filename"], data["current_status"], data["message"], extra)
-
-
-_KINDS = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a fraction",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
 
 
 def load_json(response: Response) -> Any:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.revenuebase.ai"
 
+_LABEL = r"[a-z0-9_-]{1,63}"
+_HOST = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9a-f:.]+\]"
+_BASE_URL = rf"https?://({_HOST})(:[0-9]{{1,5}})?(/[a-z0-9._~/-]*)?"
+_ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
+
 Flag = Callable[["RouteContext"], "bool | Awaitable[bool | None] | None"]
 
 
@@ -138,10 +143,10 @@ class Settings:
         already_cancelled: Literal["raise", "return"] = "raise",
     ) -> None:
         # First of all, so that no frame of a later error's traceback holds the key in the clear.
-        key, wrong = _guard_key(api_key)
+        key = _guard_key(api_key)
         del api_key
-        if wrong:
-            _refuse("api_key", None, wrong)
+        if isinstance(key, str):
+            _refuse("api_key", None, key)
         seconds, attempts = _number(timeout), _number(max_attempts)
         if not 0 < seconds <= 86_400:
             _refuse("timeout", timeout, "give seconds, more than 0 and at most 86400")
@@ -185,10 +190,10 @@ class Settings:
         }
         # The key is wrapped, and its sources forgotten, before anything can raise.
         given = explicit.pop("api_key", None) or environ.get(VARIABLES["api_key"])
-        key, wrong = _guard_key(given)
+        key = _guard_key(given)
         del given, environ
-        if wrong:
-            _refuse("api_key", None, wrong)
+        if isinstance(key, str):
+            _refuse("api_key", None, key)
         values.update({name: value for name, value in explicit.items() if value is not None})
         unknown = sorted(set(values) - {item.name for item in fields(cls) if item.init})
         if unknown:
@@ -220,21 +225,15 @@ def _refuse(name: str, value: object, right: str) -> NoReturn:
     raise ConfigurationError(f"{name}{variable}{given}: {right}")
 
 
-def _guard_key(value: object) -> tuple[Secret | None, str]:
-    """The key, or what is wrong with it."""
+def _guard_key(value: object) -> Secret | str | None:
+    """The key, or what is wrong with it: to raise is for the caller, whose frame holds it too."""
     key = Secret(value) if isinstance(value, str) else value
     if not isinstance(key, Secret):
-        return None, "" if key is None else f"is a {type(key).__name__}; give the key as a str"
+        return None if key is None else f"is a {type(key).__name__}; give the key as a str"
     text = key.reveal()
     if " " in text or not (text.isascii() and text.isprintable()):
-        why = "holds blanks, control or non-ASCII characters; copy the key again, without quotes"
-        return None, why
-    return key if text else None, ""
-
-
-_LABEL = r"[a-z0-9_-]{1,63}"
-_HOST = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9a-f:.]+\]"
-_BASE_URL = rf"https?://({_HOST})(:[0-9]{{1,5}})?(/[a-z0-9._~/-]*)?"
+        return "holds blanks, control or non-ASCII characters; copy the key again, without quotes"
+    return key if text else None
 
 
 def _base_url(value: object) -> str:
@@ -318,9 +317,6 @@ def _number(value: object) -> float:
         with suppress(ValueError, OverflowError):
             return float(value)
     return math.nan
-
-
-_ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
 
 
 def _rollout(value: object) -> Rollout:
