@@ -139,11 +139,9 @@ class Call:
         self.route, self.switched = to, True
         self.notify(kind, answer)
 
-    def notify(
-        self, kind: NoticeKind, answer: AttemptOutcome | None = None, *announced: Any
-    ) -> None:
+    def notify(self, kind: NoticeKind, answer: AttemptOutcome | None = None, *said: Any) -> None:
         facts = kind, self.route, self.now, self.context.monotonic(), self.settings, self.endpoint
-        self.context.notify(Notice(*facts, getattr(answer, "status", None), *announced))
+        self.context.notify(Notice(*facts, getattr(answer, "status", None), *said))
 
     def event(self, outcome: str, **facts: Any) -> CancelEvent:
         from .events import CancelEvent

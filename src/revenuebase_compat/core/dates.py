@@ -10,10 +10,7 @@ from datetime import date, datetime, timezone
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # RFC 9110, 5.6.7: IMF-fixdate, the only form of an HTTP-date that may still be sent.
-_HTTP_DATE = (
-    rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (\d\d) ({'|'.join(_MONTHS)}) (\d{{4}})"
-    r" (\d\d:\d\d:\d\d) GMT"
-)
+_HTTP_DATE = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (\d\d) (\w{3}) (\d{4}) (\d\d:\d\d:\d\d) GMT"
 # A full date first: isoparse alone would also take a year or a month for its first day.
 _ISO = r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?"
 
