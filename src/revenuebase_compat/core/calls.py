@@ -1,8 +1,4 @@
-"""What a call of ours and somebody else's moved request have in common (pure).
-
-The decision, the notices that go with it, the memory of a v1 that has answered 410, and the event
-at the end. ``client.notices`` has the words of a notice.
-"""
+"""What a call of ours and a moved request share: decision, notices, memory, event (pure)."""
 
 from __future__ import annotations
 
@@ -11,18 +7,17 @@ from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from packaging.version import Version
+
 from . import responses
+from .decoding import AttemptOutcome, Response
 from .endpoints import CANCEL, Endpoint
 from .errors import ApiVersionRetiredError, ConfigurationError
-from .routes import V1
+from .routes import V1, Route
 from .routing import Decision, EvaluateFlag, decide, may_leave_v1
 
 if TYPE_CHECKING:
-    from packaging.version import Version
-
-    from .decoding import AttemptOutcome, Response
     from .events import CancelEvent
-    from .routes import Route
     from .settings import Settings
 
 #: Seconds a 410 from v1 is remembered: vendors rehearse retirements, and roll them back.
@@ -87,13 +82,12 @@ def route(context: CallContext, process_id: int | None, now: datetime) -> Decisi
 class Call:
     """The facts of one call so far, which its notices and its event state."""
 
-    #: The time of the decision, read first of all, and the decision.
+    #: The time of the decision, and the decision.
     now: datetime
     route: Route | None = None
     switched = False
     #: Tries to send the request, and how many of them never connected.
-    attempts = 0
-    unsent = 0
+    attempts = unsent = 0
     #: A request was sent whose answer was lost or 5xx: it may have been applied.
     maybe_applied = False
 
@@ -115,11 +109,7 @@ class Call:
         return self.chosen.version
 
     def decide(self, process_id: int | None) -> Generator[EvaluateFlag, bool | None, None]:
-        """Choose the version, and say so where v1 plays a part.
-
-        Raises:
-            ApiVersionRetiredError: as ``routing.decide``.
-        """
+        """Choose the version, and say so where v1 plays a part; raises as ``routing.decide``."""
         self.now = now_of(self.context)
         try:
             self.route = yield from route(self.context, process_id, self.now)
@@ -149,15 +139,11 @@ class Call:
         self.route, self.switched = to, True
         self.notify(kind, answer)
 
-    def notify(
-        self, kind: NoticeKind, answer: AttemptOutcome | None = None, *announced: Any
-    ) -> None:
-        """Tell of a fact about v1."""
+    def notify(self, kind: NoticeKind, answer: AttemptOutcome | None = None, *said: Any) -> None:
         facts = kind, self.route, self.now, self.context.monotonic(), self.settings, self.endpoint
-        self.context.notify(Notice(*facts, getattr(answer, "status", None), *announced))
+        self.context.notify(Notice(*facts, getattr(answer, "status", None), *said))
 
     def event(self, outcome: str, **facts: Any) -> CancelEvent:
-        """The event of this call."""
         from .events import CancelEvent
 
         facts.setdefault("outcome_unknown", self.maybe_applied and outcome != "cancelled")

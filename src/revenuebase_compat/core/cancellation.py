@@ -1,14 +1,12 @@
-"""The flow: the whole protocol of one call, as one generator (pure).
-
-It yields commands, which a driver in ``client`` carries out, and is sent what came of them.
-Retries, deadlines and switches are decided here and nowhere else, and errors are worded.
-"""
+"""The flow: the whole protocol of one call, as one generator that yields commands (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from packaging.version import Version
 
 from . import errors, responses
 from .calls import Call, CallContext, NoticeKind, now_of
@@ -21,21 +19,19 @@ from .routing import EvaluateFlag, may_leave_v1, may_return_to_v1
 from .settings import check_already_cancelled
 
 if TYPE_CHECKING:
-    from packaging.version import Version
-
     from .events import CancelEvent
 
 #: Seconds before a second attempt, at most, doubled with each further one up to the cap.
 BACKOFF_BASE, BACKOFF_CAP = 0.5, 8.0
 
-#: Seconds between two looks at a job that is being waited for: the first, and the most.
+#: Seconds between two looks at a job that is being waited for: at first, and at most.
 POLL_FIRST, POLL_MOST = 0.5, 10.0
 #: Seconds that the last look may take, when the time to wait is over.
 LAST_LOOK = 5.0
 
 
 class SendRequest(NamedTuple):
-    """A command: one request; what is sent back is the ``Response`` or ``NoResponse``."""
+    """A command: one request, answered by the ``Response`` or ``NoResponse``."""
 
     request: Request
     #: Seconds that bound all of it, but the wait for a free connection.
@@ -45,7 +41,7 @@ class SendRequest(NamedTuple):
 
 
 class Sleep(NamedTuple):
-    """A command: wait; nothing is sent back."""
+    """A command: wait."""
 
     seconds: float
 
@@ -67,19 +63,18 @@ def cancel(
 ) -> Flow:
     """Cancel one job; ``process_id`` and ``wait`` are checked.
 
-    For ``wait`` seconds, beside ``timeout``, the job's status is read until it has ended, also of a
-    job that was cancelled before; ``on_status`` is called with each reading. ``on_end`` is called
-    with the event of this call, as is the settings' ``on_event``.
+    For ``wait`` seconds, beside ``timeout``, its status is read until it has ended, even if it was
+    cancelled before; ``on_status`` hears each reading. ``on_end`` hears the event of this call.
     """
-    if already_cancelled is not None:
-        check_already_cancelled(already_cancelled)
+    if already_cancelled is None:
+        already_cancelled = context.settings.already_cancelled
+    returned = check_already_cancelled(already_cancelled) == "return"
     call = _Call(context, process_id)
-    call.already_cancelled = already_cancelled or context.settings.already_cancelled
     outcome, facts = "interrupted", {}
     try:
         answer = yield from call.send()
         try:
-            result = yield from call.result_or_raise(answer)
+            result = yield from call.result_or_raise(answer, returned)
         except errors.AlreadyCancelledError as error:
             if wait is not None and not error.outcome_unknown:
                 before = call.result(Job(process_id, "", JobStatus.CANCELLING.value, ""))
@@ -104,15 +99,13 @@ def cancel(
 def get_job(context: CallContext, process_id: int) -> Steps[Job]:
     """Read one job's status, routed and retried as a cancel is; ``process_id`` is checked."""
     call = _Call(context, process_id, STATUS)
-    answer = yield from call.send()
-    if isinstance(answer, Response) and answer.status == 400:
-        raise call.error(errors.JobNotFoundError, answer)
-    return call.job_or_raise(answer)
+    return call.job_or_raise((yield from call.send()))
 
 
 _ENDED = (JobStatus.CANCELLED, JobStatus.COMPLETED, JobStatus.ERROR)
 
 _ERRORS: dict[int, type[errors.CancelError]] = {
+    400: errors.JobNotFoundError,  # to a look at the job: of a cancel it says more
     401: errors.AuthenticationError,
     402: errors.InsufficientCreditsError,
     403: errors.PermissionDeniedError,
@@ -126,24 +119,20 @@ _ERRORS: dict[int, type[errors.CancelError]] = {
 class _Call(Call):
     """The state of one call, and the steps that read and change it."""
 
-    already_cancelled = "raise"
-
     def send(self) -> Steps[AttemptOutcome]:
         """Decide on the version, and send; what a definite answer asks for, on the other too."""
         key = self.settings.api_key
         if key is None:
+            missing = "is missing: set the variable, or give Settings(api_key=…)"
             raise errors.ConfigurationError(
-                "api_key (REVENUEBASE_API_KEY) is missing: set the variable, or give "
-                "Settings(api_key=…)",
-                process_id=self.process_id,
+                f"api_key (REVENUEBASE_API_KEY) {missing}", process_id=self.process_id
             )
         self.key = key
         yield from self.decide(self.process_id)
         answer = yield from self.send_with_retries(self.version, self.endpoint)
         other = self.fallback_route(answer)
         if other is not None:
-            kind = NoticeKind.V1_GONE if other is V1_GONE else NoticeKind.V2_MISSING
-            self.switch(other, kind, answer)
+            self.switch(other, NoticeKind[other.reason.name], answer)
             answer = yield from self.send_with_retries(self.version, self.endpoint)
             self.fallback_route(answer)  # only for what it remembers
         return answer
@@ -183,62 +172,48 @@ class _Call(Call):
             self.maybe_applied = before or (applied and applies)
             if last or not again:
                 break
-            wait = self.wait_before_retry(attempt, answer)
+            wait = None
+            if isinstance(answer, Response):
+                wait = responses.retry_wait(answer, now_of(self.context))
+            if wait is None:  # full jitter
+                wait = self.context.random() * min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (attempt - 1))
             if wait >= self.deadline - monotonic():
                 break
             if wait > 0:
                 yield Sleep(wait)
         return answer
 
-    def wait_before_retry(self, attempt: int, answer: AttemptOutcome) -> float:
-        """Seconds: what the server asks for, else full jitter."""
-        if isinstance(answer, Response):
-            asked = responses.retry_wait(answer, now_of(self.context))
-            if asked is not None:
-                return asked
-        return self.context.random() * min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (attempt - 1))
-
     def fallback_route(self, answer: AttemptOutcome) -> Route | None:
         """Where a definite answer about the endpoint sends the call, if anywhere."""
-        if isinstance(answer, NoResponse):
+        if isinstance(answer, NoResponse) or not _is_missing(self.version, answer):
             return None
         if self.version is V1:
-            missing = answer.status in MISSING and may_leave_v1(self.settings)
-            return V1_GONE if self.retired(answer) or missing else None
-        missing = answer.status in MISSING and may_return_to_v1(self.settings, self.now)
-        return V2_MISSING if missing else None
+            self.retired(answer)
+            return V1_GONE if may_leave_v1(self.settings) else None
+        return V2_MISSING if may_return_to_v1(self.settings, self.now) else None
 
-    def result_or_raise(self, answer: AttemptOutcome) -> Flow:
-        if isinstance(answer, Response) and answer.status == 400:
-            return (yield from self.resolve_400(answer))
-        return self.result(self.job_or_raise(answer, outcome_unknown=True))
-
-    def job_or_raise(self, answer: AttemptOutcome, *, outcome_unknown: bool = False) -> Job:
-        """The job of an answer that is not 400."""
+    def job_or_raise(self, answer: AttemptOutcome) -> Job:
         if isinstance(answer, NoResponse) or not 200 <= answer.status < 300:
-            if isinstance(answer, Response) and self.version is V1 and _is_missing(V1, answer):
-                self.notify(NoticeKind.FAILED, answer)
             raise self.failure(answer)
         try:
             return read_job(answer, self.process_id)
         except Unusable as unusable:
-            why = str(unusable)
+            words = f"answered {answer.status}, but the body {unusable}"
         # The server says yes, but not to what: nobody knows whether it was cancelled.
-        raise errors.UnexpectedResponseError(
-            f"job {self.process_id}: API v{self.version} answered {answer.status}, but "
-            f"the body {why}",
-            **self.facts(answer, outcome_unknown=outcome_unknown),
-        )
+        unknown = self.endpoint is CANCEL
+        raise self.error(errors.UnexpectedResponseError, words, answer, outcome_unknown=unknown)
 
-    def resolve_400(self, answer: Response) -> Flow:
-        """A 400: said so plainly, or settled by the job's status."""
+    def result_or_raise(self, answer: AttemptOutcome, returned: bool) -> Flow:
+        """What a cancel came to: a 400 says so plainly, or is settled by the job's status."""
+        if isinstance(answer, NoResponse) or answer.status != 400:
+            return self.result(self.job_or_raise(answer))
         code = responses.read_error(answer).code
         already, ended = errors.AlreadyCancelledError, errors.NotCancellableError
-        expected = self.maybe_applied or self.already_cancelled == "return"
+        expected = self.maybe_applied or returned
         if code == NOT_CANCELLABLE:
-            raise self.error(ended, answer, code=code, outcome_unknown=False)
+            raise self.refusal(ended, answer, code=code, outcome_unknown=False)
         if code == ALREADY_CANCELLED and not expected:
-            raise self.error(already, answer, code=code)
+            raise self.refusal(already, answer, code=code)
         found = yield from self.read_status()
         state, status = "could not be read", None
         if isinstance(found, Job):
@@ -246,16 +221,16 @@ class _Call(Call):
             if status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
                 if expected:
                     return self.result(found)
-                raise self.error(already, answer, code=ALREADY_CANCELLED)
+                raise self.refusal(already, answer, code=ALREADY_CANCELLED)
         if code == ALREADY_CANCELLED:
             remark = f", but its status {state}"
-            raise self.error(already, answer, remark, code=code, outcome_unknown=True)
+            raise self.refusal(already, answer, remark, code=code, outcome_unknown=True)
         if status in (JobStatus.COMPLETED, JobStatus.ERROR):
-            raise self.error(ended, answer, code=NOT_CANCELLABLE, outcome_unknown=False)
+            raise self.refusal(ended, answer, code=NOT_CANCELLABLE, outcome_unknown=False)
         if isinstance(found, Response) and found.status == 400:
-            raise self.error(errors.JobNotFoundError, answer, outcome_unknown=False)
+            raise self.refusal(errors.JobNotFoundError, answer, outcome_unknown=False)
         remark = f"; it names no code, and {'its status' if status is None else 'the job'} {state}"
-        raise self.error(errors.UnexpectedResponseError, answer, remark)
+        raise self.refusal(errors.UnexpectedResponseError, answer, remark)
 
     def read_status(self) -> Steps[Job | AttemptOutcome]:
         """The job as the version at hand describes it, or the other if that one is gone."""
@@ -273,24 +248,22 @@ class _Call(Call):
     ) -> Flow:
         """Look at the job, ever more rarely, until it has ended or the time is up."""
         ends, pause = self.context.monotonic() + seconds, POLL_FIRST
-        while result.status not in _ENDED:
-            left = ends - self.context.monotonic()
-            if left <= 0:
-                break
+        while result.status not in _ENDED and (left := ends - self.context.monotonic()) > 0:
             yield Sleep(min(pause, left))
             pause = min(pause * 1.5, POLL_MOST)
-            now = self.context.monotonic()
-            self.deadline = min(now + self.settings.timeout, ends + LAST_LOOK)
+            self.deadline = min(self.context.monotonic() + self.settings.timeout, ends + LAST_LOOK)
             found = yield from self.read_status()
             if isinstance(found, Job):
                 result = self.result(found)
                 if on_status is not None:
                     on_status(found)
         if result.status in (JobStatus.COMPLETED, JobStatus.ERROR):
-            raise errors.NotCancellableError(
-                f"job {self.process_id}: API v{self.version} took the cancel, but the job is "
-                f"{result.current_status}: it ended before it could be cancelled",
-                **self.facts(code=NOT_CANCELLABLE, outcome_unknown=False),
+            raise self.error(
+                errors.NotCancellableError,
+                f"took the cancel, but the job is {result.current_status}: it ended before it "
+                "could be cancelled",
+                code=NOT_CANCELLABLE,
+                outcome_unknown=False,
             )
         return result
 
@@ -300,9 +273,17 @@ class _Call(Call):
         return CancelResult(*read, route=self.chosen, attempts=self.attempts)
 
     def failure(self, answer: AttemptOutcome) -> errors.CancelError:
-        """The error for an answer that is neither 2xx nor 400, or for none."""
+        """The error for an answer that is not 2xx, or for none."""
         if isinstance(answer, NoResponse):
-            return self.no_answer(answer)
+            within = f" within {self.settings.timeout:g} s" if answer.timeout else ""
+            unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
+            return self.error(
+                errors.CancelTimeoutError if answer.timeout else errors.TransportError,
+                f"gave no answer{within}: {responses.readable(answer.reason)} (attempts: "
+                f"{self.attempts}, requests sent: {self.attempts - self.unsent}){unknown}",
+            )
+        if self.version is V1 and _is_missing(V1, answer):
+            self.notify(NoticeKind.FAILED, answer)
         status, remark, facts = answer.status, "", dict[str, Any]()
         kind = _ERRORS.get(status)
         if status == 422:
@@ -321,45 +302,39 @@ class _Call(Call):
         elif status < 500 and kind is None:
             remark = "; nobody published that status"
         other = errors.ServerError if status >= 500 else errors.UnexpectedResponseError
-        return self.error(kind or other, answer, remark, **facts)
+        return self.refusal(kind or other, answer, remark, **facts)
 
-    def no_answer(self, answer: NoResponse) -> errors.CancelError:
-        within = f" within {self.settings.timeout:g} s" if answer.timeout else ""
-        unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
-        return (errors.CancelTimeoutError if answer.timeout else errors.TransportError)(
-            f"job {self.process_id}: API v{self.version} gave no answer{within}: "
-            f"{responses.readable(answer.reason)} (attempts: {self.attempts}, "
-            f"requests sent: {self.attempts - self.unsent}){unknown}",
-            **self.facts(),
-        )
-
-    def error(
+    def refusal(
         self, kind: type[errors.CancelError], answer: Response, remark: str = "", **facts: Any
     ) -> errors.CancelError:
-        """An error that names the job, the version, the status and the server's own words."""
+        """An error that names the status and the server's own words."""
         said = responses.read_error(answer)
-        facts = self.facts(answer, **{"code": said.code, **facts})
-        code = facts["code"]
-        shown = f" {code}" if code and code not in said.words else ""
-        message = f"job {self.process_id}: API v{self.version} answered {answer.status}{shown}"
+        code = facts.setdefault("code", said.code)
+        unknown = facts.setdefault("outcome_unknown", self.maybe_applied)
+        words = f"answered {answer.status}"
+        if code and code not in said.words:
+            words += f" {code}"
         if said.words:
-            message += f": {said.words}"
-        message += remark
-        if facts["outcome_unknown"]:
-            message += "; the cancel may have been applied all the same"
-        return kind(message, **facts)
+            words += f": {said.words}"
+        words += remark
+        if unknown:
+            words += "; the cancel may have been applied all the same"
+        return self.error(kind, words, answer, **facts)
 
-    def facts(self, answer: Response | None = None, **more: Any) -> dict[str, Any]:
-        """What every error states; ``more`` wins."""
-        return {
+    def error(
+        self, kind: type[errors.CancelError], words: str, answer: Response | None = None, **own: Any
+    ) -> errors.CancelError:
+        """An error that names the job and the version; its ``own`` facts win."""
+        facts = {
             "process_id": self.process_id,
             "api_version": self.version,
             "attempts": self.attempts,
             "outcome_unknown": self.maybe_applied,
             "status_code": None if answer is None else answer.status,
             "body": None if answer is None else answer.body[:8192].decode("utf-8", "replace"),
-            **more,
+            **own,
         }
+        return kind(f"job {self.process_id}: API v{self.version} {words}", **facts)
 
 
 def _is_missing(version: Version, answer: Response) -> bool:

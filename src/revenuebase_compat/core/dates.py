@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from datetime import date, datetime, timezone
 
-# dateutil is imported, and patterns are compiled, where they are needed: the one costs half of
-# httpx's import, and the default settings need no parsing at all.
+# dateutil costs half of httpx's import, and default settings need no parsing: it is imported, and
+# patterns are compiled, where they are needed.
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 # RFC 9110, 5.6.7: IMF-fixdate, the only form of an HTTP-date that may still be sent.
-_HTTP_DATE = (
-    rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (\d\d) ({'|'.join(_MONTHS)}) (\d{{4}})"
-    r" (\d\d:\d\d:\d\d) GMT"
-)
+_HTTP_DATE = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (\d\d) (\w{3}) (\d{4}) (\d\d:\d\d:\d\d) GMT"
 # A full date first: isoparse alone would also take a year or a month for its first day.
 _ISO = r"(\d{4}-\d{2}-\d{2}|\d{8})([T ].+)?"
 
@@ -35,7 +32,7 @@ def parse_http_date(text: str) -> datetime | None:
 def parse_date(value: object) -> datetime:
     """An ISO 8601 date or time, an HTTP-date, a ``date`` or a ``datetime``, as an aware time.
 
-    Where no zone is given it is UTC, and a bare date is its first instant.
+    Without a zone it is UTC, and a bare date is its first instant.
 
     Raises:
         ValueError: for anything else, such as ``07/08/2026``, which could be two dates.

@@ -1,20 +1,14 @@
-"""What comes back: a response or none, its body as strict JSON, the job in it (pure).
-
-The four fields of a job are the same on both versions (the vendor's OpenAPI documents). What an
-answer other than 2xx means stands in ``responses``.
-"""
+"""What comes back: a response or none, its body as strict JSON, the job in it (pure)."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .models import FIELDS, PROCESS_ID_LIMIT, Job
-
-if TYPE_CHECKING:
-    from .settings import Secret
+from .settings import Secret
 
 #: No published answer comes near it; more is not read (bytes, before and after decompression).
 MAX_BODY = 1024 * 1024
@@ -22,11 +16,20 @@ MAX_BODY = 1024 * 1024
 #: Deeper JSON is refused: no published answer has more than four levels, and pickle recurses.
 MAX_DEPTH = 32
 
+_KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a fraction",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+}
+
 
 class Response(NamedTuple):
-    """An answer that arrived whole: status, raw headers, body.
+    """An answer that arrived whole; ``problem`` says why the body, empty then, could not be had.
 
-    ``problem`` says why the body could not be had, where that is so; ``body`` is empty then.
     The ``repr`` shows no body, as a server may have echoed the key.
     """
 
@@ -37,10 +40,7 @@ class Response(NamedTuple):
 
     def header(self, name: bytes) -> str | None:
         """The header of that (lower-case) name; several lines are one list (RFC 9110, 5.3)."""
-        size = len(name)
-        found = [
-            value.strip() for key, value in self.headers if len(key) == size and key.lower() == name
-        ]
+        found = [value.strip() for key, value in self.headers if key.lower() == name]
         return b", ".join(found).decode("latin-1") if found else None
 
     def without(self, secret: Secret) -> Response:
@@ -56,13 +56,10 @@ class Response(NamedTuple):
 
 
 class NoResponse(NamedTuple):
-    """No answer, or not all of it."""
+    """No answer, or not all of it: why, whether the request may have been sent, or time ran out."""
 
-    #: What happened, in words.
     reason: str
-    #: Whether the request may have reached the server.
     sent: bool
-    #: Whether time ran out.
     timeout: bool = False
 
     def without(self, secret: Secret) -> NoResponse:
@@ -77,17 +74,12 @@ class NoResponse(NamedTuple):
 AttemptOutcome = Response | NoResponse
 
 
-class Unusable(ValueError):
+class Unusable(Exception):
     """A body that no result can be built from; the text completes "the body …"."""
 
 
 def read_job(response: Response, process_id: int) -> Job:
-    """The job an answer describes; unknown fields are kept, unknown statuses too.
-
-    Raises:
-        Unusable: it describes none, or another one; it holds a key twice; or its fields cannot
-            mean what they must.
-    """
+    """The job an answer describes, unknown fields kept; raises ``Unusable`` if it is another."""
     data = load_json(response)
     if not isinstance(data, dict):
         raise Unusable(f"is {_KINDS[type(data)]}, not an object")
@@ -109,23 +101,8 @@ def read_job(response: Response, process_id: int) -> Job:
     return Job(process_id, data["filename"], data["current_status"], data["message"], extra)
 
 
-_KINDS = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "an integer",
-    float: "a fraction",
-    str: "a text",
-    list: "a list",
-    dict: "an object",
-}
-
-
 def load_json(response: Response) -> Any:
-    """The body as strict JSON (RFC 8259, and no key twice in an object).
-
-    Raises:
-        Unusable: it is none.
-    """
+    """The body as strict JSON (RFC 8259, and no key twice); raises ``Unusable`` if it is none."""
     if response.problem:
         raise Unusable(response.problem)
     if not response.body.strip():
@@ -139,8 +116,6 @@ def load_json(response: Response) -> Any:
         if "\\u" in text:  # only an escape can bring in half a surrogate pair
             json.dumps(data, ensure_ascii=False).encode()
         return data
-    except Unusable:
-        raise
     except UnicodeDecodeError:
         why = "is not UTF-8"
     except UnicodeEncodeError:

@@ -1,8 +1,7 @@
 """The nine endpoints of API v1, their successors on v2, and a job's request on either (pure).
 
-What is recognised and moved of other people's requests, the notices, the names of the vendor's
-SDK, the sandbox's routes and the README's table all derive from this one table. Source: the
-vendor's OpenAPI documents; no request or answer field is renamed between the two versions.
+What is recognised, moved, noticed and reported, the sandbox and the README derive from this table.
+Source: the vendor's OpenAPI documents; no field is renamed between the two versions.
 """
 
 from __future__ import annotations
@@ -16,17 +15,15 @@ OWN_REQUEST_EXTENSION = "revenuebase_compat"
 
 
 class Endpoint(NamedTuple):
-    """One call of v1, and what took its place; ``{process_id}`` stands for the job."""
+    """One call of v1, and what took its place, if anything; ``{process_id}`` stands for the job."""
 
-    #: For code and metrics.
     name: str
     method: str
     path: str
-    #: ``None`` where v2 has no successor.
     v2_method: str | None
     v2_path: str | None
-    #: Whether the job moves from the JSON body into the path, and the body is dropped. Where it is
-    #: false, the body (if any) is sent as it is, and never read.
+    #: Whether the job moves from the JSON body into the path, and the body is dropped; else the
+    #: body (if any) is sent as it is, and never read.
     names_job: bool = False
 
     @property

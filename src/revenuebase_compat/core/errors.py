@@ -1,8 +1,4 @@
-"""Every error of this library (pure).
-
-Facts are attributes, messages are for people. All can be pickled and copied, and none holds
-the API key: the flow hands in texts that were scrubbed of it.
-"""
+"""Every error of this library (pure); all can be pickled, and none holds the API key."""
 
 from __future__ import annotations
 
@@ -32,10 +28,10 @@ class CancelError(Exception):
         status_code: the HTTP status of the answer that decided, if there was one.
         code: the server's own code, such as ``"already_cancelled"``.
         body: the answer's body as text, at most 8 KiB of it.
-        attempts: tries to send the request, on both versions together; those that never
-            connected count, and the message of a ``TransportError`` says how many did not.
-        outcome_unknown: true where a request may have been applied although its answer was
-            lost or unusable; read the job's status before you draw a conclusion.
+        attempts: tries to send the request, on both versions together, also those that never
+            connected; the message of a ``TransportError`` tells them apart.
+        outcome_unknown: a request may have been applied although its answer was lost or
+            unusable; read the job's status before you draw a conclusion.
     """
 
     process_id: int | None = None
@@ -101,18 +97,16 @@ class EndpointNotFoundError(CancelError):
 class RequestValidationError(CancelError):
     """422: the request's fields were refused; ``errors`` holds the server's list of them."""
 
-    def __init__(
-        self, message: str = "", *, errors: list[dict[str, Any]] | None = None, **facts: Any
-    ) -> None:
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        self.errors: list[dict[str, Any]] = facts.pop("errors", None) or []
         super().__init__(message, **facts)
-        self.errors = errors or []
 
 
 class RateLimitError(CancelError):
     """429: too many requests.
 
     Attributes:
-        reset_at: when the server will take requests again, by its own clock, if it said so (aware).
+        reset_at: when the server takes requests again, by its own clock (aware), if it said so.
         retry_after: the same as seconds from its answer on.
         limit: requests a window, from ``X-RateLimit-Limit``.
         remaining: requests left in it, from ``X-RateLimit-Remaining``.

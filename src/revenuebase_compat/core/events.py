@@ -1,7 +1,4 @@
-"""What the callables of the settings are given (pure data): ``v2_flag`` and ``on_event``.
-
-Imported only where one is set.
-"""
+"""What ``v2_flag`` and ``on_event`` are given (pure data); imported only where one is set."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ if TYPE_CHECKING:
 class RouteContext:
     """What a flag is told about the job it decides on.
 
-    ``process_id`` is ``None`` for somebody else's request that names none. ``now`` is the time of
-    the decision, ``sunset`` when v1 ends by the settings (both aware); ``phase``, and the
-    rollout's ``share`` in percent, are those at ``now``.
+    ``process_id`` is ``None`` for a moved request that names none. ``now`` is the time of the
+    decision, ``sunset`` when v1 ends by the settings (both aware); ``phase``, and the rollout's
+    ``share`` in percent, are those at ``now``.
     """
 
     process_id: int | None
@@ -36,18 +33,17 @@ class CancelEvent:
 
     Attributes:
         process_id: the job.
-        route: the decision; the one that counted last, where the call switched. ``None`` where
-            the call ended before a decision.
+        route: the decision that counted last; ``None`` where the call ended before one.
         attempts: tries to send a cancel request, those that never connected included.
         switched: whether the call went from one version to the other.
         duration: seconds from the call to its end, waits included.
-        outcome: ``"cancelled"``; the name of the class of the error that ended the call, be it
-            this library's or somebody else's; ``"http_error"`` for the answer to somebody else's
-            request (``adopt``), which raises nothing; or ``"interrupted"``, where the caller was
-            (Ctrl-C, a cancelled task, a gevent or eventlet time-out, a closed iterator).
+        outcome: ``"cancelled"``; the class name of the error that ended the call, whoever's it is;
+            ``"http_error"`` for the answer to a moved request, which raises nothing; or
+            ``"interrupted"``, where the caller was (Ctrl-C, a cancelled task, a gevent or eventlet
+            time-out, a closed iterator).
         outcome_unknown: whether a request may have been applied although the call failed.
         status_code: the HTTP status that decided, if there was one.
-        unsent: how many of the attempts never connected, so that nothing was sent.
+        unsent: how many of the attempts never connected.
     """
 
     process_id: int

@@ -20,10 +20,8 @@ from .models import CancelResult
 
 #: Seconds that ``X-RateLimit-Limit`` counts (published); only the time left is reckoned with it.
 WINDOW = 60.0
-
 #: Seconds paused at a time while no request may go.
 SLICE = 0.25
-
 #: How often a job that was refused for its rate, as others use the key too, is begun again.
 REFUSALS = 3
 
@@ -42,9 +40,8 @@ class JobCancelled:
 class JobFailed:
     """One of many jobs, which was not cancelled by this call, as far as is known: see ``error``.
 
-    That is an error of this library's own, or a ``CancelError`` that names what came in between (a
-    warning made an error, say, or a ``sleep`` that raised) with the call's ``attempts`` and
-    ``outcome_unknown``.
+    It is this library's own, or a ``CancelError`` that names what came in between (a warning made
+    an error, say), with the call's ``attempts`` and ``outcome_unknown``.
     """
 
     process_id: int | str
@@ -66,24 +63,22 @@ class RateLimiter:
     """When the next request may go; thread-safe. A server that states no limit is not paced.
 
     The first goes alone, to learn. Then as many as ``X-RateLimit-Remaining`` allows, at most
-    ``most`` at once, and each of them counts as one that the server has yet to count. Where
-    nothing remains, the next goes at ``X-RateLimit-Reset``, again alone: in a rolling window only
-    the oldest request is then forgiven.
+    ``most`` at once, each counted before the server does. Where nothing remains, the next goes at
+    ``X-RateLimit-Reset``, again alone: a rolling window then forgives only the oldest request.
     """
 
     def __init__(self, most: int) -> None:
         #: Notified whenever a request ends.
-        self.changed = threading.Condition(threading.RLock())
-        #: Answers so far.
+        self.changed = threading.Condition()  # reentrant
         self.answers = 0
         #: Whether jobs wait to be begun: those that are only looked at let them go first.
         self.newcomers = False
-        self.stopped = False  #: whether what was refused for its rate is given up
+        #: Whether what was refused for its rate is given up.
+        self.stopped = False
         self._most = most
         self._free = 1.0
         self._under_way = 0
-        self._limit = math.inf
-        self._remaining = math.inf
+        self._limit = self._remaining = math.inf
         self._reset = 0.0
 
     def acquire(self, monotonic: float, *, looks: bool = False) -> float:
@@ -114,27 +109,24 @@ class RateLimiter:
         self, answer: AttemptOutcome | None, since: int, now: datetime, monotonic: float
     ) -> None:
         """A request ended; ``since``: how many ``answers`` were in when it was sent."""
-        stated = answer.header(b"x-ratelimit-remaining") if isinstance(answer, Response) else None
-        remaining = responses.count(stated)
         with self.changed:
             self._under_way -= 1
             self.changed.notify()
             if not isinstance(answer, Response):
                 return
             refused = answer.status == 429
-            if remaining is None and not refused:
+            left = 0 if refused else responses.count(answer.header(b"x-ratelimit-remaining"))
+            if left is None:
                 # Told once of a limit, an answer without (a proxy's, say) changes nothing.
                 if self._remaining == math.inf:
                     self._free = math.inf
                 return
             # Answers overtake each other: of two that crossed, the one that leaves less is later.
             crossed = self.answers > since
-            left = 0 if refused or remaining is None else remaining
             self._remaining = min(left, self._remaining) if crossed else left
             self._free = self._remaining - self._under_way
             self._limit = responses.count(answer.header(b"x-ratelimit-limit")) or self._limit
-            hint = responses.retry_wait if refused else responses.rate_limit_wait
-            wait = hint(answer, now)
+            wait = (responses.retry_wait if refused else responses.rate_limit_wait)(answer, now)
             reset = monotonic + (1.0 if wait is None else wait)
             self._reset = max(reset, self._reset) if crossed else reset
             self.answers += 1
@@ -155,21 +147,21 @@ class RateLimiter:
 
 
 def paced(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext) -> Flow:
-    """One of many jobs: its flow, with each request at its time; the first was taken already.
+    """One job's flow, with each request at its time; its first request may go now.
 
     A job that was refused for its rate all the same is begun again when its time has come.
     """
-    sent = 0
-    for refusals_left in range(REFUSALS, -1, -1):
+    sent = refusals = 0
+    while True:
         try:
             result = yield from _gated(begin, limiter, context)
             return replace(result, attempts=sent + result.attempts)
         except RateLimitError as error:
             sent = error.attempts = sent + error.attempts
-            if error.outcome_unknown or not refusals_left:
+            refusals += 1
+            if error.outcome_unknown or refusals > REFUSALS:
                 raise
         yield from _wait(limiter, context, limiter.acquire)
-    raise AssertionError("unreachable")
 
 
 def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext) -> Flow:

@@ -1,4 +1,4 @@
-"""What a cancel gives back, and the checks on what comes in (pure)."""
+"""What a cancel gives back, and checks of what is given for it (pure)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JobId = SupportsIndex | str
 #: Ids from here on do not fit the 64-bit integer that the API holds them in.
 PROCESS_ID_LIMIT = 2**63
 
-#: The vendor's fields of a job, all required, on either version.
+#: The fields of a job, all required, on either version (the vendor's OpenAPI documents).
 FIELDS = ("process_id", "filename", "current_status", "message")
 
 
@@ -37,19 +37,12 @@ class JobStatus(str, Enum):
     @classmethod
     def of(cls, text: str) -> JobStatus:
         """The state named by the server's text; never raises."""
-        return _STATES.get(text.strip().upper(), cls.UNKNOWN)
-
-
-_STATES = {state.value: state for state in JobStatus}
+        return cls.__members__.get(text.strip().upper(), cls.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the server describes it, on either version, under the vendor's own names.
-
-    ``current_status`` is as the server writes it, ``message`` its words for people; ``extra``
-    holds fields of the answer beyond the published four.
-    """
+    """A job as the server describes it; ``extra`` holds fields beyond the published four."""
 
     process_id: int
     filename: str
@@ -65,11 +58,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class CancelResult(Job):
-    """A job that this call cancelled.
-
-    ``route`` is the version that answered, and why it was chosen; ``attempts`` are the tries to
-    send the cancel, on both versions together.
-    """
+    """A job that this call cancelled by ``route``, in ``attempts`` on both versions together."""
 
     route: Route = field(kw_only=True)
     attempts: int = field(kw_only=True)
@@ -86,21 +75,18 @@ class CancelResult(Job):
 
 
 def check_process_id(value: object) -> int:
-    """``value`` as the ``int`` it names, from 1 up to 2**63 - 1.
+    """The integer (of any type with ``__index__`` but ``bool``) or ASCII digits as an ``int``.
 
     Raises:
-        InvalidProcessIdError: for anything but an integer (what has ``__index__``, but ``bool``)
-            or a string of ASCII digits.
+        InvalidProcessIdError: for anything else, and beyond 1 to 2**63 - 1.
     """
     number = 0
     if isinstance(value, str):
         # The length is checked first: int() of a long text is slow, and refused from 4,300 on.
         if value.isascii() and value.isdigit() and len(value) <= 64:
             number = int(value)
-    elif type(value) is int:
-        number = value
-    elif hasattr(type(value), "__index__") and not isinstance(value, bool):
-        with suppress(Exception):  # somebody's own __index__
+    elif not isinstance(value, bool):
+        with suppress(Exception):  # it has no __index__, or one that fails
             number = index(value)  # type: ignore[arg-type]
     if not 0 < number < PROCESS_ID_LIMIT:
         raise InvalidProcessIdError(

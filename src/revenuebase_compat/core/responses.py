@@ -1,8 +1,7 @@
 """What an answer means: the code of a 400, the server's words, whether and when to retry (pure).
 
-Sources: the vendor's pages and SDK tests for envelopes and rate limits; RFC 9110 for
-``Retry-After`` and ``Date``; RFC 8594, RFC 9745 and RFC 8288 for ``Sunset``, ``Deprecation`` and
-``Link``.
+Sources: the vendor's pages and SDK tests for envelopes and rate limits; RFC 9110 (``Retry-After``,
+``Date``), RFC 8594 (``Sunset``), RFC 9745 (``Deprecation``), RFC 8288 (``Link``).
 """
 
 from __future__ import annotations
@@ -27,18 +26,13 @@ RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 #: A hint to wait longer than this is nonsense: the longest published window is a day.
 LONGEST_HINT = timedelta(days=31).total_seconds()
 
-# Compiled on first use, as most processes never see a 400.
+# Compiled on first use, as most processes never need them.
+_SUCCESSOR = r'(?i)<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?[^"<>,;]{0,100}\bsuccessor-version\b'
 _CODE = r"(?=.{1,64}$)[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*"
 _PROSE = {
     ALREADY_CANCELLED: r"(?i)\balready (been |being )?cancell?(ed|ing)\b",
     NOT_CANCELLABLE: r"(?i)\b(not|non|un)[ -]?cancell?able|"
     r"\b(cannot|can not|can.t|can no longer) be cancell?ed\b",
-}
-_SPELLINGS = {
-    "already_cancelled": ALREADY_CANCELLED,
-    "already_canceled": ALREADY_CANCELLED,
-    "not_cancellable": NOT_CANCELLABLE,
-    "not_cancelable": NOT_CANCELLABLE,
 }
 
 
@@ -52,9 +46,7 @@ def should_retry(response: Response) -> bool:
     if response.status < 400:
         return False
     hint = (response.header(b"x-should-retry") or "").lower()
-    if hint in ("true", "false"):
-        return hint == "true"
-    return response.status in RETRYABLE
+    return {"true": True, "false": False}.get(hint, response.status in RETRYABLE)
 
 
 def retry_wait(response: Response, now: datetime) -> float | None:
@@ -79,7 +71,7 @@ def reset_at(response: Response, now: datetime) -> datetime | None:
 
 
 def rate_limit_wait(response: Response, now: datetime) -> float | None:
-    """Seconds until ``X-RateLimit-Reset`` (Unix seconds), by the server's own ``Date``."""
+    """Seconds until ``X-RateLimit-Reset`` (Unix time), by the server's own ``Date``."""
     return _until(_moment(response.header(b"x-ratelimit-reset")), response, now)
 
 
@@ -109,15 +101,12 @@ def _moment(text: str | None) -> datetime | None:
         return None
 
 
-#: The end of the server's version, and the successor that it names.
+#: When the server's version ends, and the successor that it names.
 Announcement = tuple[datetime | None, str | None]
 
 
 def announcement(response: Response) -> Announcement | None:
-    """What ``Sunset``, ``Deprecation: @unix`` and ``Link; rel="successor-version"`` say, if sent.
-
-    Since when the version is deprecated is not kept: nothing depends on it.
-    """
+    """What ``Sunset``, ``Deprecation: @unix`` and a ``Link`` to a successor say, if sent."""
     names = (b"sunset", b"deprecation", b"link")
     said = [response.header(name) or "" for name in names]
     return _announced(*said) if any(said) else None
@@ -127,11 +116,7 @@ def announcement(response: Response) -> Announcement | None:
 def _announced(sunset: str, deprecation: str, link: str) -> Announcement | None:
     ends = parse_http_date(sunset)
     deprecated = _moment(deprecation[1:]) if deprecation.startswith("@") else None
-    successor = re.search(
-        r'<([^<>]{1,500})>[^<>,]{0,200};\s*rel="?[^"<>,;]{0,100}\bsuccessor-version\b',
-        link,
-        re.IGNORECASE,
-    )
+    successor = re.search(_SUCCESSOR, link)
     if not (ends or deprecated or successor):
         return None
     return ends, readable(successor[1]) if successor else None
@@ -148,8 +133,8 @@ class ErrorBody(NamedTuple):
 def read_error(response: Response) -> ErrorBody:
     """Read an error's body, in any envelope that was seen or is plausible; never raises.
 
-    ``code`` is ``already_cancelled`` or ``not_cancellable`` where the body means one of them and
-    not the other, else the server's own code, else ``None``.
+    ``code`` is ``already_cancelled`` or ``not_cancellable`` where the body means one of the two,
+    else the server's own code, else ``None``.
     """
     try:
         data = load_json(response)
@@ -159,8 +144,8 @@ def read_error(response: Response) -> ErrorBody:
         return ErrorBody(None, "" if empty else readable(text) or f"the body {unusable}", [])
     texts = list(_texts(data))
     codes = [text for _, text in texts if re.fullmatch(_CODE, text)]
-    spelled = [code.lower().replace("-", "_") for code in codes]
-    known = {_SPELLINGS[code] for code in spelled if code in _SPELLINGS}
+    british = (re.sub("cel(?=ed|able)", "cell", code.lower()) for code in codes)
+    known = {code.replace("-", "_") for code in british} & _PROSE.keys()
     if not known:
         prose = "\n".join(text for _, text in texts)
         known = {code for code, pattern in _PROSE.items() if re.search(pattern, prose)}

@@ -1,8 +1,4 @@
-"""Which version, and why: the decision table (pure).
-
-``decide`` is the only place where a version is chosen. Its rows are those of the README, in
-order; the first that applies wins. What a flag says is asked for by yielding ``EvaluateFlag``.
-"""
+"""Which version, and why: the README's table, whose first row that applies wins (pure)."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class EvaluateFlag(NamedTuple):
-    """A command: ask the flag, and send its opinion back (true for v2, ``None`` for none)."""
+    """A command: ask the flag, and send back its opinion (true for v2, ``None`` for none)."""
 
     context: RouteContext
 
@@ -34,8 +30,8 @@ def decide(
 ) -> Decision:
     """Choose the version for one job at ``now`` (aware).
 
-    ``process_id`` is checked; ``None`` stands for a request that names no job, and has no place in
-    the rollout: only a share of 100 moves it. ``v1_retired``: v1 answered 410 a short while ago.
+    A ``process_id`` of ``None`` stands for a request that names no job: of shares, only 100 moves
+    it. ``v1_retired``: v1 answered 410 a short while ago.
 
     Raises:
         ApiVersionRetiredError: only v1 is admitted, it is gone, and ``after_sunset="raise"``.
@@ -64,9 +60,8 @@ def decide(
         from .events import RouteContext
 
         sunset = settings.v1_sunset
-        opinion = yield EvaluateFlag(
-            RouteContext(process_id, now, sunset, phase(now, sunset), share)
-        )
+        context = RouteContext(process_id, now, sunset, phase(now, sunset), share)
+        opinion = yield EvaluateFlag(context)
         if opinion is not None:
             return routes.FLAG_V2 if opinion else routes.FLAG_V1
     if process_id is None:

@@ -1,17 +1,14 @@
-"""Settings: every option, checked once when made, and never changed after (pure).
-
-``Settings.from_env`` is the one place that knows the names of the environment variables.
-"""
+"""Settings: every option, checked once when made, and never changed after (pure)."""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
@@ -26,6 +23,11 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.revenuebase.ai"
 
+_LABEL = r"[a-z0-9_-]{1,63}"
+_HOST = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9a-f:.]+\]"
+_BASE_URL = rf"https?://({_HOST})(:[0-9]{{1,5}})?(/[a-z0-9._~/-]*)?"
+_ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
+
 Flag = Callable[["RouteContext"], "bool | Awaitable[bool | None] | None"]
 
 
@@ -39,7 +41,7 @@ class Secret:
         self._bytes = self._text.encode("utf-8", "replace")
 
     def reveal(self) -> str:
-        """The text itself; for the header it belongs into."""
+        """The text."""
         return self._text
 
     def hide(self, data: bytes) -> bytes:
@@ -47,15 +49,11 @@ class Secret:
         # No key is as short as that, and its replacement would spoil answers without it.
         if len(self._bytes) < 8 or not (self._bytes in data or b"\\" in data):
             return data
-        return self._pattern.sub(b"***", data)
-
-    @cached_property
-    def _pattern(self) -> re.Pattern[bytes]:
         forms = (
             f"(?:\\\\?{re.escape(char)}|\\\\u00{ord(char):02x}|\\\\u00{ord(char):02X})"
             for char in self._text
         )
-        return re.compile("".join(forms).encode())
+        return re.sub("".join(forms).encode(), b"***", data)
 
     def __repr__(self) -> str:
         return "Secret('***')"
@@ -77,12 +75,10 @@ class Rollout(NamedTuple):
 
     def share(self, now: datetime) -> float:
         """The share in force at ``now``, in percent."""
-        current = 0.0
-        for start, share in self.steps:
-            if start is not None and start > now:
-                break
-            current = share
-        return current
+        for start, share in reversed(self.steps):
+            if start is None or start <= now:
+                return share
+        return 0.0
 
 
 @dataclass(frozen=True, init=False)
@@ -97,15 +93,14 @@ class Settings:
         after_sunset: what a v1-only setting does then: ``"migrate"``, ``"raise"`` or ``"try"``.
         v2_rollout: percent of the jobs that go to v2 before the sunset.
         rollout_salt: shuffles which jobs come first.
-        v2_flag: a callable, or ``package.module:attribute`` naming one. Asked for each job that
-            no earlier row of the table decides: true is v2, false is v1, ``None`` is no opinion.
-            It runs inside the call and is not bounded by ``timeout``; ``AsyncClient`` awaits what
-            it gives.
-        on_event: a callable, or ``package.module:attribute`` naming one. Called with one
-            ``CancelEvent`` per finished cancel; what it raises is logged, and changes nothing.
+        v2_flag: a callable, or ``package.module:attribute`` naming one, asked for each job that no
+            earlier row of the table decides: true is v2, false is v1, ``None`` is no opinion. It
+            is not bounded by ``timeout``; ``AsyncClient`` awaits what it gives.
+        on_event: such a callable, given one ``CancelEvent`` per finished cancel; what it raises is
+            logged, and changes nothing.
         timeout: seconds for a whole call, retries and waits included, above 0 and up to 86,400.
-        max_attempts: requests per version, 1 to 100: a call that goes from one version to the
-            other may send twice as many, and up to as many again to read a job's status.
+        max_attempts: requests per version, 1 to 100; a call that changes the version may send
+            twice as many, and up to as many again to read a job's status.
         already_cancelled: what a job that was cancelled before is: ``"raise"`` makes it an
             ``AlreadyCancelledError``, ``"return"`` a result, with the status it has.
 
@@ -148,10 +143,10 @@ class Settings:
         already_cancelled: Literal["raise", "return"] = "raise",
     ) -> None:
         # First of all, so that no frame of a later error's traceback holds the key in the clear.
-        key, wrong = _guard_key(api_key)
+        key = _guard_key(api_key)
         del api_key
-        if wrong:
-            _refuse("api_key", None, wrong)
+        if isinstance(key, str):
+            _refuse("api_key", None, key)
         seconds, attempts = _number(timeout), _number(max_attempts)
         if not 0 < seconds <= 86_400:
             _refuse("timeout", timeout, "give seconds, more than 0 and at most 86400")
@@ -180,17 +175,14 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Settings:
-        """Settings from ``REVENUEBASE_*`` variables; an explicit value that is not ``None`` wins.
+        """Settings from ``REVENUEBASE_*`` variables of ``environ``, by default of the process.
 
-        An empty variable counts as unset. ``environ`` is ``os.environ`` where it is not given.
+        An empty variable counts as unset; an explicit value that is not ``None`` wins.
 
         Raises:
             ConfigurationError: names the setting and its variable.
         """
-        if environ is None:
-            import os
-
-            environ = os.environ
+        environ = os.environ if environ is None else environ
         values: dict[str, Any] = {
             name: environ[variable].strip()
             for name, variable in VARIABLES.items()
@@ -198,10 +190,10 @@ class Settings:
         }
         # The key is wrapped, and its sources forgotten, before anything can raise.
         given = explicit.pop("api_key", None) or environ.get(VARIABLES["api_key"])
-        key, wrong = _guard_key(given)
+        key = _guard_key(given)
         del given, environ
-        if wrong:
-            _refuse("api_key", None, wrong)
+        if isinstance(key, str):
+            _refuse("api_key", None, key)
         values.update({name: value for name, value in explicit.items() if value is not None})
         unknown = sorted(set(values) - {item.name for item in fields(cls) if item.init})
         if unknown:
@@ -233,23 +225,15 @@ def _refuse(name: str, value: object, right: str) -> NoReturn:
     raise ConfigurationError(f"{name}{variable}{given}: {right}")
 
 
-def _guard_key(value: object) -> tuple[Secret | None, str]:
-    """The key, and what is wrong with it."""
-    if value is None:
-        return None, ""
-    if not isinstance(value, str | Secret):
-        return None, f"is a {type(value).__name__}; give the key as a str"
+def _guard_key(value: object) -> Secret | str | None:
+    """The key, or what is wrong with it: to raise is for the caller, whose frame holds it too."""
     key = Secret(value) if isinstance(value, str) else value
+    if not isinstance(key, Secret):
+        return None if key is None else f"is a {type(key).__name__}; give the key as a str"
     text = key.reveal()
     if " " in text or not (text.isascii() and text.isprintable()):
-        why = "holds blanks, control or non-ASCII characters; copy the key again, without quotes"
-        return None, why
-    return key if text else None, ""
-
-
-_LABEL = r"[a-z0-9_-]{1,63}"
-_HOST = rf"{_LABEL}(\.{_LABEL})*\.?|\[[0-9a-f:.]+\]"
-_BASE_URL = rf"https?://({_HOST})(:[0-9]{{1,5}})?(/[a-z0-9._~/-]*)?"
+        return "holds blanks, control or non-ASCII characters; copy the key again, without quotes"
+    return key if text else None
 
 
 def _base_url(value: object) -> str:
@@ -281,8 +265,7 @@ def _base_url(value: object) -> str:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address never leaves this machine."""
-    address = None if host == "localhost" else _address(host)
-    return host == "localhost" or (address is not None and address.is_loopback)
+    return host == "localhost" or bool(getattr(_address(host), "is_loopback", False))
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:
@@ -336,9 +319,6 @@ def _number(value: object) -> float:
     return math.nan
 
 
-_ROLLOUT_RIGHT = "give a share from 0 to 100 (percent), or steps such as 2026-06-01=5,2026-06-15=50"
-
-
 def _rollout(value: object) -> Rollout:
     if isinstance(value, Rollout):
         return value
@@ -372,13 +352,11 @@ def _share(value: object, share: object) -> float:
 
 
 def _callable(name: str, value: object) -> object:
-    dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-    right = callable(value)
-    if isinstance(value, str):
-        right = re.fullmatch(f"{dotted}:{dotted}", value) is not None
     if value is None:
         return None
-    if not right:
+    dotted = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+    named = re.fullmatch(f"{dotted}:{dotted}", value) if isinstance(value, str) else callable(value)
+    if not named:
         _refuse(name, value, "give a callable, or its name as package.module:attribute")
     from . import events  # noqa: F401 (here, so that no call under way has to)
 

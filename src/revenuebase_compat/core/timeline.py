@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from .errors import ApiVersionRetiredError
 from .routes import Phase, Route, phase
 from .routing import decide
 from .settings import Settings
 
-#: Jobs that are decided on for each period, so that shares are shown as they fall.
+#: Jobs that are decided on, so that shares are shown as they fall.
 SAMPLE = range(1, 10_001)
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
-    """From ``start`` (aware) on, until the next period: where v1 stands, and where jobs go."""
+class Period(NamedTuple):
+    """From ``start`` (aware) to the next period: v1's ``phase``, and the ``share`` in percent."""
 
     start: datetime
     phase: Phase
-    #: The rollout's share, in percent.
     share: float
     #: Whether the flag is asked, whose opinion comes before the share.
     flag: bool
@@ -43,17 +41,12 @@ def _period(settings: Settings, moment: datetime) -> Period:
         steps = decide(settings, process_id, moment, v1_retired=False)
         try:
             next(steps)
-            # What a flag will say is nobody's to know: it is named, and has no opinion.
-            flag = True
+            flag = True  # what it will say is nobody's to know: it has no opinion
             steps.send(None)
         except StopIteration as decided:
             found[decided.value] += 1
         except ApiVersionRetiredError:
             found[None] += 1
-    return Period(
-        moment,
-        phase(moment, settings.v1_sunset),
-        settings.v2_rollout.share(moment),
-        flag,
-        {route: count * 100 / len(SAMPLE) for route, count in found.most_common()},
-    )
+    stage, share = phase(moment, settings.v1_sunset), settings.v2_rollout.share(moment)
+    percents = {route: count * 100 / len(SAMPLE) for route, count in found.most_common()}
+    return Period(moment, stage, share, flag, percents)
