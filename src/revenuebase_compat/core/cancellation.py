@@ -1,4 +1,7 @@
-"""The flow: the whole protocol of one call, as one generator that yields commands (pure)."""
+"""The flow: the whole protocol of one call, as one generator that yields commands (pure).
+
+Retries, deadlines and switches are decided, and errors are worded, here and nowhere else.
+"""
 
 from __future__ import annotations
 

@@ -34,6 +34,12 @@ _PROSE = {
     NOT_CANCELLABLE: r"(?i)\b(not|non|un)[ -]?cancell?able|"
     r"\b(cannot|can not|can.t|can no longer) be cancell?ed\b",
 }
+_SPELLINGS = {
+    "already_cancelled": ALREADY_CANCELLED,
+    "already_canceled": ALREADY_CANCELLED,
+    "not_cancellable": NOT_CANCELLABLE,
+    "not_cancelable": NOT_CANCELLABLE,
+}
 
 
 def maybe_applied(response: Response) -> bool:
@@ -144,8 +150,8 @@ def read_error(response: Response) -> ErrorBody:
         return ErrorBody(None, "" if empty else readable(text) or f"the body {unusable}", [])
     texts = list(_texts(data))
     codes = [text for _, text in texts if re.fullmatch(_CODE, text)]
-    british = (re.sub("cel(?=ed|able)", "cell", code.lower()) for code in codes)
-    known = {code.replace("-", "_") for code in british} & _PROSE.keys()
+    spelled = [code.lower().replace("-", "_") for code in codes]
+    known = {_SPELLINGS[code] for code in spelled if code in _SPELLINGS}
     if not known:
         prose = "\n".join(text for _, text in texts)
         known = {code for code, pattern in _PROSE.items() if re.search(pattern, prose)}

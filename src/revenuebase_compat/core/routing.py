@@ -1,4 +1,7 @@
-"""Which version, and why: the README's table, whose first row that applies wins (pure)."""
+"""Which version, and why: the README's table, whose first row that applies wins (pure).
+
+``decide`` is the only place where a version is chosen.
+"""
 
 from __future__ import annotations
 

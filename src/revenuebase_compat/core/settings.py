@@ -1,4 +1,7 @@
-"""Settings: every option, checked once when made, and never changed after (pure)."""
+"""Settings: every option, checked once when made, and never changed after (pure).
+
+``Settings.from_env`` is the one place that knows the names of the environment variables.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
@@ -49,11 +53,15 @@ class Secret:
         # No key is as short as that, and its replacement would spoil answers without it.
         if len(self._bytes) < 8 or not (self._bytes in data or b"\\" in data):
             return data
+        return self._pattern.sub(b"***", data)
+
+    @cached_property  # not by re's own cache, which would hold the key for the whole process
+    def _pattern(self) -> re.Pattern[bytes]:
         forms = (
             f"(?:\\\\?{re.escape(char)}|\\\\u00{ord(char):02x}|\\\\u00{ord(char):02X})"
             for char in self._text
         )
-        return re.sub("".join(forms).encode(), b"***", data)
+        return re.compile("".join(forms).encode())
 
     def __repr__(self) -> str:
         return "Secret('***')"
