@@ -2,9 +2,6 @@
 
 ``{"endpoint": "POST /v1/cancel-process", "fate": "moved", "site": "app.py:12", "pid": 4711,
 "at": "2026-07-07T12:00:00Z"}``
-
-This module is imported inside other people's imports, so it may import nothing that could be under
-way there: no HTTP library, and ``core.errors`` only where something is wrong.
 """
 
 from __future__ import annotations
@@ -14,21 +11,18 @@ import os
 import stat
 import time
 from collections import Counter
+from collections.abc import Mapping
+from typing import IO, Literal, get_args
 
 from revenuebase_compat.client.process import from_handler
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import IO, Literal
-
-    Fate = Literal["moved", "followed", "left"]
+from revenuebase_compat.core.errors import ConfigurationError
 
 #: Names the file, by its absolute path; empty and unset are none.
 VARIABLE = "REVENUEBASE_COMPAT_REPORT"
 
 #: ``moved`` to v2; ``followed`` to v2 after v1 had answered 410; ``left`` to v1.
-FATES = ("moved", "followed", "left")
+Fate = Literal["moved", "followed", "left"]
+FATES: tuple[str, ...] = get_args(Fate)
 
 _FIRST = b'{"endpoint": "'
 # O_BINARY is Windows'; a symlink could lead the lines into a file that somebody else chose.
@@ -96,8 +90,6 @@ def prepare(path: str) -> str:
         ConfigurationError: it is a folder, a symlink or no regular file, cannot be written, or
             holds something else than a report.
     """
-    from revenuebase_compat.core.errors import ConfigurationError
-
     absolute = os.path.abspath(path)
     try:
         if os.path.lexists(absolute) and not stat.S_ISREG(os.lstat(absolute).st_mode):
@@ -119,8 +111,6 @@ def read(path: str) -> tuple[Counter[tuple[str, str, str]], int]:
     Raises:
         ConfigurationError: there is no such file, or it is no report.
     """
-    from revenuebase_compat.core.errors import ConfigurationError
-
     try:
         with open(path, "rb") as lines:
             if not _is_report(lines):

@@ -103,7 +103,7 @@ def _request(original: Any) -> Any:
     async def _request(self: Any, method: str, str_or_url: Any, **kw: Any) -> Any:
         active, url, endpoint = interceptor.active, None, None
         text = str(str_or_url).lower()
-        known = text.partition("?")[0].endswith(interceptor.V1_ENDINGS)
+        known = text.partition("?")[0].endswith(interceptor.V1_PATHS)
         if active and (self._base_url or active.host in text or known):
             with suppress(ValueError, TypeError):  # aiohttp says better that it is no URL
                 url = self._build_url(str_or_url)
