@@ -12,6 +12,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO, Literal, get_args
 
 from revenuebase_compat.client.process import from_handler
@@ -37,12 +38,10 @@ class Report:
         self._file = -1
         self._opened: os.stat_result
         self._root = os.sep
-        try:
+        with suppress(OSError):  # record() tries again
             # Sites are told from here, wherever the program changes to.
             self._root = os.path.join(os.getcwd(), "")
             self._descriptor()
-        except OSError:  # record() tries again
-            pass
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Report | None:
@@ -66,11 +65,9 @@ class Report:
 
     def _descriptor(self) -> int:
         # A program that makes itself a daemon closes descriptors, and their numbers are used anew.
-        try:
+        with suppress(OSError):
             if os.path.samestat(os.fstat(self._file), self._opened):
                 return self._file
-        except OSError:
-            pass
         file = os.open(self.path, os.O_WRONLY | _FLAGS, 0o600)
         if file < 3:  # where stderr is closed, what is written to it would land here
             import fcntl

@@ -1,8 +1,7 @@
 """``revenuebase-compat run``: a process that does not know us starts with us.
 
-``run`` puts the boot folder on PYTHONPATH and becomes the command. Where Python is told to ignore
-PYTHONPATH (``-I``, ``-E``, a child that replaces it), the ``.pth`` file does the same, once it is
-installed; both look at ``REVENUEBASE_COMPAT_RUN`` and do nothing without it.
+``run`` puts the boot folder on PYTHONPATH and becomes the command. Where Python ignores PYTHONPATH,
+the ``.pth`` file does the same, once it is installed.
 """
 
 from __future__ import annotations
@@ -36,12 +35,10 @@ def run(
     """Become the command ``argv``, in whose Python processes v1 requests are moved.
 
     Settings come from the environment. A broken one is one line on stderr, and its default holds;
-    under ``strict`` the command does not run: exit code 2. (A ``v2_flag`` is resolved in the
-    command's processes, whose modules they are.) A command that is not there is exit code 127,
-    one that cannot be executed 126.
+    under ``strict`` the command does not run: exit code 2. A command that is not there is exit
+    code 127, one that cannot be executed 126.
 
     Args:
-        argv: the command.
         strict: have processes raise where a request cannot be moved.
         rehearse: strict, and v1 counts as gone.
         report: a file to which each v1 request is appended (``report`` shows it).
@@ -97,20 +94,9 @@ _WRAPPERS = frozenset(["env", "nice", "nohup", "setsid", "stdbuf", "time", "time
 _RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
 
 #: Their options whose value is the next word.
-_VALUED = frozenset(
-    [
-        "-e",
-        "-i",
-        "-k",
-        "-n",
-        "-o",
-        "-s",
-        "--error",
-        "--input",
-        "--kill-after",
-        "--output",
-        "--signal",
-    ]
+_VALUED = (
+    *("-e", "-i", "-k", "-n", "-o", "-s"),
+    *("--error", "--input", "--kill-after", "--output", "--signal"),
 )
 
 _PTH = "`revenuebase-compat pth install` once"
@@ -141,21 +127,16 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
         place = next((at for at, word in enumerate(rest) if _is_python(Path(word).name)), None)
         return None if place is None else unsupported_option(rest[place:])
     if name in _WRAPPERS:
-        wrapped = _behind_options(rest)
-        return unsupported_option(wrapped) if wrapped else None
+        words = iter(rest)
+        for word in words:
+            if word in _VALUED:
+                next(words, None)
+            elif word[:1] != "-" and not re.fullmatch(r"[0-9.]+[smhd]?", word):  # of timeout
+                return unsupported_option([word, *words])
+        return None
     line = _first_line(argv[0]) if scripts else ""
-    words = line[2:].strip().split(None, 1) if line.startswith("#!") else []
-    return unsupported_option([*words, argv[0], *rest], scripts - 1) if words else None
-
-
-def _behind_options(words: list[str]) -> list[str]:
-    rest = iter(words)
-    for word in rest:
-        if word in _VALUED:
-            next(rest, None)
-        elif word[:1] != "-" and not re.fullmatch(r"[0-9.]+[smhd]?", word):  # of timeout
-            return [word, *rest]
-    return []
+    shebang = line[2:].strip().split(None, 1) if line.startswith("#!") else []
+    return unsupported_option([*shebang, argv[0], *rest], scripts - 1) if shebang else None
 
 
 _is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
