@@ -3,8 +3,6 @@
 ``find_spec`` runs while Python holds its global import lock, so it imports nothing and waits for
 nothing: it only wraps the loader that another finder names. What patching needs is imported in
 ``exec_module``, under the lock of the loaded module alone.
-
-Every Python under ``run`` loads this module, and most of them never speak HTTP.
 """
 
 from __future__ import annotations
@@ -22,8 +20,7 @@ if TYPE_CHECKING:
 
 
 class PatchingFinder:
-    """Finds what the others find. Never removed, only inert: a removal would make a thread that
-    walks the list skip one."""
+    """Never removed, only inert: a removal would make a thread that walks the list skip one."""
 
     #: Called with each library's module once it is loaded; ``None``: do nothing.
     on_loaded: Callable[[ModuleType], object] | None = None

@@ -88,8 +88,7 @@ class Interceptor:
                 # Not the path of an unknown one, which may hold anything.
                 call = found.call if found.path in V1_PATHS else f"{method} /v1/…"
                 self.record(call, "left")
-                self.refuse(call)
-                self.log_left(found, call)
+                self.leave(found, call)
             else:
                 return found
         except Exception as error:
@@ -147,16 +146,13 @@ class Interceptor:
                 api_version=V1,
             )
 
-    def leave(self, endpoint: Endpoint) -> None:
-        """By the settings, a request goes to v1."""
-        self.refuse(endpoint.call, decided=True)
-        self.log_left(endpoint, endpoint.call)
-
-    def log_left(self, endpoint: Endpoint, call: str) -> None:
-        """A request goes to v1."""
+    def leave(self, endpoint: Endpoint, call: str = "") -> None:
+        """A request goes to v1: by the settings, or as there is no successor of that ``call``."""
+        self.refuse(call or endpoint.call, decided=not call)
         if endpoint is CANCEL:
             return  # its notices are those of the facade
-        said = rewrite.pass_through(self.settings, now_of(self.context), endpoint, call)
+        now = now_of(self.context)
+        said = rewrite.pass_through(self.settings, now, endpoint, call or endpoint.call)
         notices.log_left(*said)
         if endpoint is START:
             notices.warn_at(notices.call_site(SKIPPED_FRAMES), said[-1])

@@ -133,8 +133,7 @@ _WRAPPED = tuple(name for name, row in LIBRARIES.items() if row[3])
 def _look_again() -> None:
     """``patch`` under the global import lock, where nothing may be imported or logged."""
     for name in _WRAPPED:
-        module = sys.modules.get(name)
-        if module is not None and _patched.get(name) is not module:
+        if sys.modules.get(name) is not _patched.get(name):
             module = finished(name)
             if module is not None:
                 _patched[name] = module

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import IO, Literal, get_args
+from typing import IO, Any, Literal, get_args
 
 from revenuebase_compat.client.process import from_handler
 from revenuebase_compat.core.errors import ConfigurationError
@@ -84,8 +84,7 @@ def prepare(path: str) -> str:
     A new file can be read by its owner only; an older report is added to.
 
     Raises:
-        ConfigurationError: it is a folder, a symlink or no regular file, cannot be written, or
-            holds something else than a report.
+        ConfigurationError: it is no regular file, cannot be written, or holds something else.
     """
     absolute = os.path.abspath(path)
     try:
@@ -113,11 +112,11 @@ def read(path: str) -> tuple[Counter[tuple[str, str, str]], int]:
             if not _is_report(lines):
                 raise OSError("no report of `run --report FILE`")
             lines.seek(0)
-            keys = Counter(_parsed(line) for line in lines if line.endswith(b"\n"))
+            keys: Counter[Any] = Counter(_parsed(line) for line in lines if line.endswith(b"\n"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"report {path!r}: {_reason(error)}") from None
     unreadable = keys.pop(None, 0)
-    return Counter({key: number for key, number in keys.items() if key}), unreadable
+    return keys, unreadable
 
 
 def _is_report(lines: IO[bytes]) -> bool:

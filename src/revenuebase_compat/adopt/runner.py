@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -145,13 +146,11 @@ _is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
 def _first_line(command: str) -> str:
     """Of a script, which names the Python that the kernel starts for it."""
     path = Path(shutil.which(command) or command)
-    try:
-        if not path.is_file():  # opening a pipe would wait for its writer
-            return ""
-        with path.open("rb") as file:
-            return file.readline(256).decode("utf-8", "replace")
-    except OSError:
-        return ""
+    with suppress(OSError):
+        if path.is_file():  # opening a pipe would wait for its writer
+            with path.open("rb") as file:
+                return file.readline(256).decode("utf-8", "replace")
+    return ""
 
 
 def _unsupported_by_env(words: list[str]) -> str | None:
