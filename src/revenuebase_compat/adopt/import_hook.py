@@ -13,7 +13,7 @@ from .libraries import LIBRARIES
 
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
@@ -35,9 +35,7 @@ class PatchingFinder:
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The spec that the finders behind this one give, with its loader wrapped."""
         if self.on_look is not None:
             self.on_look()

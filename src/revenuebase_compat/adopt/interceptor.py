@@ -97,18 +97,16 @@ class Interceptor:
 
     def resolve_names(self) -> None:
         """Import what settings name by a string: at the first request, outside any import."""
-        flag = self.settings.v2_flag
-        if not isinstance(flag, str):
-            return
-        changed: dict[str, Any] = {"v2_flag": None, "v2_rollout": 0}
         try:
-            changed = {"v2_flag": flags.resolve("v2_flag", flag)}
+            if isinstance(self.settings.v2_flag, str):
+                flags.resolve("v2_flag", self.settings.v2_flag)  # which is kept
         except ConfigurationError as error:
             if self.strict:
                 raise
             write_stderr(f"{error}; no job is moved before the sunset")
-        self.settings = replace(self.settings, **changed)
-        self.context = self.context._replace(settings=self.settings)
+            no_share: Any = 0
+            self.settings = replace(self.settings, v2_flag=None, v2_rollout=no_share)
+            self.context = self.context._replace(settings=self.settings)
 
     def fail_open(self, error: Exception, so: str = "a request to API v1 is sent as it is") -> None:
         """Let it pass, as nothing was sent yet."""

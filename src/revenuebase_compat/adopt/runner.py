@@ -12,7 +12,6 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -48,7 +47,16 @@ def run(
         ConfigurationError: ``report`` cannot be written.
     """
     strict = strict or rehearse
-    environ = _environ(os.environ, strict, rehearse)
+    # Of a run around this one, which has told its own processes.
+    environ = {name: text for name, text in os.environ.items() if name not in (ACTIVE, IGNORED)}
+    environ[FLAG] = "rehearse" if rehearse else "strict" if strict else "1"
+    paths = environ["PYTHONPATH"].split(os.pathsep) if environ.get("PYTHONPATH") else []
+    environ["PYTHONPATH"] = os.pathsep.join([BOOT, *(path for path in paths if path != BOOT)])
+    if rehearse:
+        environ["REVENUEBASE_V1_SUNSET"] = REHEARSED_SUNSET
+        if environ.get("REVENUEBASE_AFTER_SUNSET", "").strip() == "try":
+            # Who tries v1 after its end is refused there; the real one would still obey.
+            environ["REVENUEBASE_AFTER_SUNSET"] = "raise"
     if report is not None:
         environ[reports.VARIABLE] = reports.prepare(report)
     complaints = lenient_settings(environ)[1]
@@ -71,23 +79,6 @@ def run(
     except OSError as error:
         write_stderr(f"{argv[0]}: {error.strerror or error}")
         sys.exit(127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126)
-
-
-def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[str, str]:
-    old = environ.get("PYTHONPATH")
-    paths = [path for path in old.split(os.pathsep) if path != BOOT] if old else []
-    changed = {
-        FLAG: "rehearse" if rehearse else "strict" if strict else "1",
-        "PYTHONPATH": os.pathsep.join([BOOT, *paths]),
-    }
-    if rehearse:
-        changed["REVENUEBASE_V1_SUNSET"] = REHEARSED_SUNSET
-        if environ.get("REVENUEBASE_AFTER_SUNSET", "").strip() == "try":
-            # Who tries v1 after its end is refused there; the real one would still obey.
-            changed["REVENUEBASE_AFTER_SUNSET"] = "raise"
-    # Of a run around this one, which has told its own processes.
-    inherited = {name: text for name, text in environ.items() if name not in (ACTIVE, IGNORED)}
-    return {**inherited, **changed}
 
 
 #: Commands that start the one behind their own words; of the second kind, words come in between.
