@@ -6,10 +6,9 @@
 
     adopt.install()  # or, with no line changed:  revenuebase-compat run -- python app.py
 
-May import: ``client``, ``core``. ``rewrite`` is the pure part: what is recognised, what becomes of
-it. ``interceptor`` applies it to one request, ``libraries`` know how each library sends,
-``patching`` lays them over this process, ``gateway`` stands before the API for clients elsewhere,
-``runner``, ``start`` and ``boot`` switch it on from outside. For applications, not for libraries.
+May import: ``client``, ``core``. ``rewrite`` is the pure part, ``interceptor`` applies it to one
+request, ``libraries`` know how each library sends, ``patching`` lays them over this process,
+``runner``, ``start`` and ``boot`` switch it on from outside; ``gateway`` is a proxy.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ WITHOUT = "; without it, the default holds"
 def lenient_settings(environ: Mapping[str, str]) -> tuple[Settings, dict[str, str]]:
     """Settings of the environment without those that are broken, and what is wrong with these.
 
-    A mistake never moves more jobs than asked: where ``v2_flag`` or ``api_version`` is broken, the
-    rollout's share counts as 0.
+    A mistake moves no more jobs than asked: a broken ``v2_flag`` or ``api_version`` has the
+    rollout's share count as 0.
     """
     given = {variable: environ.get(variable, "") for variable in VARIABLES.values()}
     complaints: dict[str, str] = {}

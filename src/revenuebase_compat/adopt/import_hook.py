@@ -3,8 +3,6 @@
 ``find_spec`` runs while Python holds its global import lock, so it imports nothing and waits for
 nothing: it only wraps the loader that another finder names. What patching needs is imported in
 ``exec_module``, under the lock of the loaded module alone.
-
-Every Python under ``run`` loads this module, and most of them never speak HTTP.
 """
 
 from __future__ import annotations
@@ -15,15 +13,14 @@ from .libraries import LIBRARIES
 
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
 
 
 class PatchingFinder:
-    """Finds what the others find. Never removed, only inert: a removal would make a thread that
-    walks the list skip one."""
+    """Never removed, only inert: a removal would make a thread that walks the list skip one."""
 
     #: Called with each library's module once it is loaded; ``None``: do nothing.
     on_loaded: Callable[[ModuleType], object] | None = None
@@ -38,9 +35,7 @@ class PatchingFinder:
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The spec that the finders behind this one give, with its loader wrapped."""
         if self.on_look is not None:
             self.on_look()

@@ -4,9 +4,9 @@
 request sent as it was; once one was sent to v2, v1 never sees it. Nothing here is marked on a
 thread or a task: a request that is made while another is under way is a request like any other.
 
-Patching runs inside the import of the library that is patched. So nothing that this module imports
-may lead to one of them (a test lists what it does), and whatever a request needs is imported and
-built here or when an ``Interceptor`` is made: a fork in the middle of one finds nothing half done.
+Patching runs inside the import of a patched library, so nothing imported here may lead to one. What
+a request needs is imported and built at the latest when an ``Interceptor`` is made: a fork in the
+middle of a request finds nothing half done.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import time
 import zlib  # noqa: F401 (as would the first compressed body)
 from collections.abc import Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from revenuebase_compat.client import flags, notices
 from revenuebase_compat.client.process import from_handler, write_stderr
 from revenuebase_compat.client.runtime import call_context
-from revenuebase_compat.core.calls import Notice, now_of
+from revenuebase_compat.core.calls import now_of
 from revenuebase_compat.core.decoding import Response
 from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, CREDITS, START, Endpoint, Request
 from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError, ConfigurationError
@@ -33,10 +33,7 @@ from revenuebase_compat.core.settings import Settings, is_loopback
 
 from . import rewrite
 from .libraries.base import LibraryCall, as_bytes
-from .report import Report
-
-if TYPE_CHECKING:
-    from .report import Fate
+from .report import Fate, Report
 
 #: Whose code stands between the user's line and ours.
 SKIPPED_FRAMES = frozenset(
@@ -57,12 +54,7 @@ active: Interceptor | None = None
 
 
 class Interceptor:
-    """The settings in force, and what is decided by them.
-
-    Args:
-        settings, strict, rehearse: as ``patching.install`` takes them.
-        report: where each v1 request is written down.
-    """
+    """The settings in force, as ``patching.install`` takes them, and what is decided by them."""
 
     def __init__(
         self, settings: Settings, *, strict: bool, rehearse: bool, report: Report | None
@@ -73,7 +65,9 @@ class Interceptor:
         self.report = report
         self.host = urlsplit(settings.base_url).hostname or ""
         self.raw_host = self.host.encode()
-        self.context = call_context(settings, _notify)
+        self.context = call_context(
+            settings, lambda notice: notices.tell(notice, notices.call_site(SKIPPED_FRAMES))
+        )
 
     def concerns(self, host: str, target: str) -> bool:
         """A first look, as most requests are none of v1."""
@@ -95,8 +89,7 @@ class Interceptor:
                 # Not the path of an unknown one, which may hold anything.
                 call = found.call if found.path in V1_PATHS else f"{method} /v1/…"
                 self.record(call, "left")
-                self.refuse(call)
-                self.log_left(found, call)
+                self.leave(found, call)
             else:
                 return found
         except Exception as error:
@@ -105,18 +98,16 @@ class Interceptor:
 
     def resolve_names(self) -> None:
         """Import what settings name by a string: at the first request, outside any import."""
-        flag = self.settings.v2_flag
-        if not isinstance(flag, str):
-            return
-        changed: dict[str, Any] = {"v2_flag": None, "v2_rollout": 0}
         try:
-            changed = {"v2_flag": flags.resolve("v2_flag", flag)}
+            if isinstance(self.settings.v2_flag, str):
+                flags.resolve("v2_flag", self.settings.v2_flag)  # which is kept
         except ConfigurationError as error:
             if self.strict:
                 raise
             write_stderr(f"{error}; no job is moved before the sunset")
-        self.settings = replace(self.settings, **changed)
-        self.context = self.context._replace(settings=self.settings)
+            no_share: Any = 0
+            self.settings = replace(self.settings, v2_flag=None, v2_rollout=no_share)
+            self.context = self.context._replace(settings=self.settings)
 
     def fail_open(self, error: Exception, so: str = "a request to API v1 is sent as it is") -> None:
         """Let it pass, as nothing was sent yet."""
@@ -144,10 +135,8 @@ class Interceptor:
         self.record(endpoint.call, fate)
 
     def refuse(self, what: str, *, decided: bool = False) -> None:
-        """Raise where nothing may be left to v1: in a rehearsal, and under strict once v1 is gone.
-
-        What was ``decided`` to go there by the settings is no fault under strict.
-        """
+        """Raise where nothing may be left to v1: in a rehearsal, and under strict once v1 is gone,
+        but for what the settings have ``decided``."""
         retired = self.strict and not decided and now_of(self.context) >= self.settings.v1_sunset
         if self.rehearse or retired:
             raise ApiVersionRetiredError(
@@ -156,22 +145,19 @@ class Interceptor:
                 api_version=V1,
             )
 
-    def leave(self, endpoint: Endpoint) -> None:
-        """By the settings, a request goes to v1."""
-        self.refuse(endpoint.call, decided=True)
-        self.log_left(endpoint, endpoint.call)
-
-    def log_left(self, endpoint: Endpoint, call: str) -> None:
-        """A request goes to v1."""
+    def leave(self, endpoint: Endpoint, call: str = "") -> None:
+        """A request goes to v1: by the settings, or as there is no successor of that ``call``."""
+        self.refuse(call or endpoint.call, decided=not call)
         if endpoint is CANCEL:
             return  # its notices are those of the facade
-        said = rewrite.pass_through(self.settings, now_of(self.context), endpoint, call)
+        now = now_of(self.context)
+        said = rewrite.pass_through(self.settings, now, endpoint, call or endpoint.call)
         notices.log_left(*said)
         if endpoint is START:
             notices.warn_at(notices.call_site(SKIPPED_FRAMES), said[-1])
 
     def out_of_reach(self, endpoint: Endpoint, why: str) -> None:
-        """A request that cannot be moved, for a reason that lies in how it is sent."""
+        """A request cannot be moved, for a reason that lies in how it is sent."""
         self.record(endpoint.call, "left")
         self.fail_open(ConfigurationError(f"{endpoint.call} cannot be moved: {why}"))
 
@@ -253,12 +239,11 @@ async def _decide(
                 active.refuse(f"a request to {endpoint.call} that names no job")
                 active.warn((endpoint, "no job"), rewrite.no_job_words(endpoint))
                 return None, None
-        replayable = endpoint.names_job or call.replayable()
         steps: Any = rewrite.move(
             active.context,
             endpoint,
             process_id,
-            replayable=replayable,
+            replayable=call.replayable(),
             strict=active.strict,
             leave=active.leave,
             unsent=call.unsent,
@@ -280,7 +265,3 @@ def run_now(steps: Coroutine[Any, Any, Any]) -> Any:
         steps.send(None)
     except StopIteration as stop:
         return stop.value
-
-
-def _notify(notice: Notice) -> None:
-    notices.tell(notice, notices.call_site(SKIPPED_FRAMES))

@@ -1,7 +1,7 @@
 """``install`` and ``uninstall``: the wrappers of ``libraries`` over a process's HTTP libraries.
 
-So the application's TLS settings, proxies, timeouts and authentication hold. A library is patched
-when the application imports it; no lock is taken, and nothing of a library is imported here.
+A library is patched when the application imports it; no lock is taken, and nothing of a library is
+imported here.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def install(
 
 
 def install_from_environment(*, strict: bool, rehearse: bool) -> None:
-    """``install`` inside an import: waits for nothing, and does without a setting that is broken.
+    """``install`` inside an import: patches nothing yet, and does without a setting that is broken.
 
     Raises:
         ConfigurationError: a setting is wrong, under ``strict``.
@@ -86,7 +86,6 @@ def install_from_environment(*, strict: bool, rehearse: bool) -> None:
         if name not in ignored:
             write_stderr(f"{complaint}{WITHOUT}")
     _put_in_force(settings, strict, rehearse)
-    patch()
 
 
 def uninstall() -> None:
@@ -134,8 +133,7 @@ _WRAPPED = tuple(name for name, row in LIBRARIES.items() if row[3])
 def _look_again() -> None:
     """``patch`` under the global import lock, where nothing may be imported or logged."""
     for name in _WRAPPED:
-        module = sys.modules.get(name)
-        if module is not None and _patched.get(name) is not module:
+        if sys.modules.get(name) is not _patched.get(name):
             module = finished(name)
             if module is not None:
                 _patched[name] = module

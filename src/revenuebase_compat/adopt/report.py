@@ -2,9 +2,6 @@
 
 ``{"endpoint": "POST /v1/cancel-process", "fate": "moved", "site": "app.py:12", "pid": 4711,
 "at": "2026-07-07T12:00:00Z"}``
-
-This module is imported inside other people's imports, so it may import nothing that could be under
-way there: no HTTP library, and ``core.errors`` only where something is wrong.
 """
 
 from __future__ import annotations
@@ -14,21 +11,19 @@ import os
 import stat
 import time
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import IO, Any, Literal, get_args
 
 from revenuebase_compat.client.process import from_handler
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import IO, Literal
-
-    Fate = Literal["moved", "followed", "left"]
+from revenuebase_compat.core.errors import ConfigurationError
 
 #: Names the file, by its absolute path; empty and unset are none.
 VARIABLE = "REVENUEBASE_COMPAT_REPORT"
 
 #: ``moved`` to v2; ``followed`` to v2 after v1 had answered 410; ``left`` to v1.
-FATES = ("moved", "followed", "left")
+Fate = Literal["moved", "followed", "left"]
+FATES: tuple[str, ...] = get_args(Fate)
 
 _FIRST = b'{"endpoint": "'
 # O_BINARY is Windows'; a symlink could lead the lines into a file that somebody else chose.
@@ -43,12 +38,10 @@ class Report:
         self._file = -1
         self._opened: os.stat_result
         self._root = os.sep
-        try:
+        with suppress(OSError):  # record() tries again
             # Sites are told from here, wherever the program changes to.
             self._root = os.path.join(os.getcwd(), "")
             self._descriptor()
-        except OSError:  # record() tries again
-            pass
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Report | None:
@@ -72,11 +65,9 @@ class Report:
 
     def _descriptor(self) -> int:
         # A program that makes itself a daemon closes descriptors, and their numbers are used anew.
-        try:
+        with suppress(OSError):
             if os.path.samestat(os.fstat(self._file), self._opened):
                 return self._file
-        except OSError:
-            pass
         file = os.open(self.path, os.O_WRONLY | _FLAGS, 0o600)
         if file < 3:  # where stderr is closed, what is written to it would land here
             import fcntl
@@ -93,11 +84,8 @@ def prepare(path: str) -> str:
     A new file can be read by its owner only; an older report is added to.
 
     Raises:
-        ConfigurationError: it is a folder, a symlink or no regular file, cannot be written, or
-            holds something else than a report.
+        ConfigurationError: it is no regular file, cannot be written, or holds something else.
     """
-    from revenuebase_compat.core.errors import ConfigurationError
-
     absolute = os.path.abspath(path)
     try:
         if os.path.lexists(absolute) and not stat.S_ISREG(os.lstat(absolute).st_mode):
@@ -119,18 +107,16 @@ def read(path: str) -> tuple[Counter[tuple[str, str, str]], int]:
     Raises:
         ConfigurationError: there is no such file, or it is no report.
     """
-    from revenuebase_compat.core.errors import ConfigurationError
-
     try:
         with open(path, "rb") as lines:
             if not _is_report(lines):
                 raise OSError("no report of `run --report FILE`")
             lines.seek(0)
-            keys = Counter(_parsed(line) for line in lines if line.endswith(b"\n"))
+            keys: Counter[Any] = Counter(_parsed(line) for line in lines if line.endswith(b"\n"))
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"report {path!r}: {_reason(error)}") from None
     unreadable = keys.pop(None, 0)
-    return Counter({key: number for key, number in keys.items() if key}), unreadable
+    return keys, unreadable
 
 
 def _is_report(lines: IO[bytes]) -> bool:

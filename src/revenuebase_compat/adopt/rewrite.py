@@ -1,9 +1,8 @@
 """The rewrite of other people's v1 requests (pure): recognise, to v2, and the answer back to v1.
 
-``move`` is the protocol of one such request, as a generator; ``interceptor`` and ``gateway`` drive
-it. What moves, and to where, is ``core.endpoints``' table; which version a request goes to is
-``core.routing``'s, as for our own. A v1 that answers 410 is followed by one request to v2; from v2
-there is no way back.
+``move`` is the protocol of one such request; ``interceptor`` and ``gateway`` drive it. What moves
+stands in ``core.endpoints``, the version is ``core.routing``'s choice. A v1 that answers 410 is
+followed by one request to v2; from v2 there is no way back.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ def recognise(
     """Which endpoint of v1 a request asks for, if it goes to the host and port of ``base_url``.
 
     Args:
-        base_url: the API's, as ``Settings.base_url`` holds it; may have a path of its own
+        base_url: as ``Settings.base_url`` holds it; may have a path.
         method, scheme: as they are sent.
         host: a name or an address; IPv6 with or without brackets.
         port: ``None`` for the scheme's default.
@@ -104,10 +103,9 @@ def recognise(
 def process_id_of(headers: Headers, body: bytes) -> int | None:
     """The job a v1 body names, or ``None`` where the server shall have its own say.
 
-    It is what v1 itself makes of it: JSON in any Unicode encoding, compressed or not, with an
-    ``int``, an integral float or a string of digits under ``process_id``. Reads at most 1 MiB.
-    Of the headers Content-Encoding alone counts: which content types v1 takes depends on its
-    framework's release.
+    As v1 itself: JSON in any Unicode encoding, compressed or not, with an ``int``, an integral
+    float or a string of digits under ``process_id``. Reads at most 1 MiB. Of the headers
+    Content-Encoding alone counts: which content types v1 takes depends on its framework's release.
     """
     try:
         value = json.loads(unpack(0, headers, body).body)["process_id"]
@@ -127,10 +125,9 @@ def to_v2_target(base_url: str, target: str, request: Request) -> str:
 
 
 def to_v2_headers(headers: Headers, endpoint: Endpoint) -> Headers:
-    """The caller's headers, the key among them.
+    """The caller's headers, without those that described a body which is dropped.
 
-    Where the body is dropped, those that described it are, too; a POST without a body says so
-    (RFC 9110, 8.6).
+    A POST without a body says so (RFC 9110, 8.6).
     """
     if endpoint.names_job:
         kept, framed = [pair for pair in headers if not describes_body(pair[0])], False
@@ -154,8 +151,8 @@ def describes_body(name: bytes | str) -> bool:
 def to_v1_status(endpoint: Endpoint, status: int) -> int:
     """The status that the caller's library sees.
 
-    A library that believes it has sent a POST would repeat it, body and all, where a redirect
-    keeps the method (RFC 9110, 15.4.8 and 15.4.9); 303 has it follow with the GET that was sent.
+    Where a redirect keeps the method (RFC 9110, 15.4.8 and 15.4.9), a library that believes it has
+    sent a POST would repeat it; 303 has it follow with the GET that was sent.
     """
     turned = endpoint.v2_method == "GET" and endpoint.method == "POST"
     return 303 if turned and status in (307, 308) else status
@@ -197,22 +194,12 @@ def to_v1_location(url: str, location: str) -> str:
 
 
 class Forward(NamedTuple):
-    """A command: send this, or the caller's own request where it is ``None``.
-
-    What is sent back is the ``Response``, of which status and headers suffice.
-    """
+    """Send this, or the caller's own request where it is ``None``; give back status and headers."""
 
     request: Request | None
 
 
 MoveSteps = Generator[EvaluateFlag | Forward, Any, None]
-
-
-class _QuietCall(Call):
-    """Of all but the cancel, ``interceptor`` and the gateway say themselves what is left to v1."""
-
-    def notify(self, *facts: Any) -> None:
-        pass
 
 
 def move(
@@ -230,19 +217,20 @@ def move(
     A call that failed is thrown in. Until the first ``Forward`` nothing has been sent.
 
     Args:
-        context: settings, clocks, memory and listeners.
         endpoint: one that has a successor.
         process_id: the job, where the endpoint names one.
         replayable: whether the body can be sent a second time, should v1 answer 410; where it
             cannot, the 410 is the answer, and the memory of it moves the next request.
         strict: raise what v1 itself would otherwise say.
         leave: called before a request is left to v1, which it may refuse by raising.
-        unsent: tells of an exception thrown in whether nothing was sent; the event says so.
+        unsent: whether an exception thrown in says that nothing was sent.
 
     Raises:
         ApiVersionRetiredError: as ``cancel_job``, but only if ``strict``.
     """
-    call = (Call if endpoint is CANCEL else _QuietCall)(context, process_id or 0, endpoint)
+    if endpoint is not CANCEL:  # of these, the drivers say themselves what is left to v1
+        context = context._replace(notify=lambda notice: None)
+    call = Call(context, process_id or 0, endpoint)
     outcome, status = "interrupted", None
     try:
         try:

@@ -1,8 +1,7 @@
 """``revenuebase-compat run``: a process that does not know us starts with us.
 
-``run`` puts the boot folder on PYTHONPATH and becomes the command. Where Python is told to ignore
-PYTHONPATH (``-I``, ``-E``, a child that replaces it), the ``.pth`` file does the same, once it is
-installed; both look at ``REVENUEBASE_COMPAT_RUN`` and do nothing without it.
+``run`` puts the boot folder on PYTHONPATH and becomes the command. Where Python ignores PYTHONPATH,
+the ``.pth`` file does the same, once it is installed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,12 +35,10 @@ def run(
     """Become the command ``argv``, in whose Python processes v1 requests are moved.
 
     Settings come from the environment. A broken one is one line on stderr, and its default holds;
-    under ``strict`` the command does not run: exit code 2. (A ``v2_flag`` is resolved in the
-    command's processes, whose modules they are.) A command that is not there is exit code 127,
-    one that cannot be executed 126.
+    under ``strict`` the command does not run: exit code 2. A command that is not there is exit
+    code 127, one that cannot be executed 126.
 
     Args:
-        argv: the command.
         strict: have processes raise where a request cannot be moved.
         rehearse: strict, and v1 counts as gone.
         report: a file to which each v1 request is appended (``report`` shows it).
@@ -50,7 +47,16 @@ def run(
         ConfigurationError: ``report`` cannot be written.
     """
     strict = strict or rehearse
-    environ = _environ(os.environ, strict, rehearse)
+    # Of a run around this one, which has told its own processes.
+    environ = {name: text for name, text in os.environ.items() if name not in (ACTIVE, IGNORED)}
+    environ[FLAG] = "rehearse" if rehearse else "strict" if strict else "1"
+    paths = environ["PYTHONPATH"].split(os.pathsep) if environ.get("PYTHONPATH") else []
+    environ["PYTHONPATH"] = os.pathsep.join([BOOT, *(path for path in paths if path != BOOT)])
+    if rehearse:
+        environ["REVENUEBASE_V1_SUNSET"] = REHEARSED_SUNSET
+        if environ.get("REVENUEBASE_AFTER_SUNSET", "").strip() == "try":
+            # Who tries v1 after its end is refused there; the real one would still obey.
+            environ["REVENUEBASE_AFTER_SUNSET"] = "raise"
     if report is not None:
         environ[reports.VARIABLE] = reports.prepare(report)
     complaints = lenient_settings(environ)[1]
@@ -75,42 +81,14 @@ def run(
         sys.exit(127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126)
 
 
-def _environ(environ: Mapping[str, str], strict: bool, rehearse: bool) -> dict[str, str]:
-    old = environ.get("PYTHONPATH")
-    paths = [path for path in old.split(os.pathsep) if path != BOOT] if old else []
-    changed = {
-        FLAG: "rehearse" if rehearse else "strict" if strict else "1",
-        "PYTHONPATH": os.pathsep.join([BOOT, *paths]),
-    }
-    if rehearse:
-        changed["REVENUEBASE_V1_SUNSET"] = REHEARSED_SUNSET
-        if environ.get("REVENUEBASE_AFTER_SUNSET", "").strip() == "try":
-            # Who tries v1 after its end is refused there; the real one would still obey.
-            changed["REVENUEBASE_AFTER_SUNSET"] = "raise"
-    # Of a run around this one, which has told its own processes.
-    inherited = {name: text for name, text in environ.items() if name not in (ACTIVE, IGNORED)}
-    return {**inherited, **changed}
-
-
 #: Commands that start the one behind their own words; of the second kind, words come in between.
 _WRAPPERS = frozenset(["env", "nice", "nohup", "setsid", "stdbuf", "time", "timeout"])
 _RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
 
 #: Their options whose value is the next word.
-_VALUED = frozenset(
-    [
-        "-e",
-        "-i",
-        "-k",
-        "-n",
-        "-o",
-        "-s",
-        "--error",
-        "--input",
-        "--kill-after",
-        "--output",
-        "--signal",
-    ]
+_VALUED = (
+    *("-e", "-i", "-k", "-n", "-o", "-s"),
+    *("--error", "--input", "--kill-after", "--output", "--signal"),
 )
 
 _PTH = "`revenuebase-compat pth install` once"
@@ -141,21 +119,16 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
         place = next((at for at, word in enumerate(rest) if _is_python(Path(word).name)), None)
         return None if place is None else unsupported_option(rest[place:])
     if name in _WRAPPERS:
-        wrapped = _behind_options(rest)
-        return unsupported_option(wrapped) if wrapped else None
+        words = iter(rest)
+        for word in words:
+            if word in _VALUED:
+                next(words, None)
+            elif word[:1] != "-" and not re.fullmatch(r"[0-9.]+[smhd]?", word):  # of timeout
+                return unsupported_option([word, *words])
+        return None
     line = _first_line(argv[0]) if scripts else ""
-    words = line[2:].strip().split(None, 1) if line.startswith("#!") else []
-    return unsupported_option([*words, argv[0], *rest], scripts - 1) if words else None
-
-
-def _behind_options(words: list[str]) -> list[str]:
-    rest = iter(words)
-    for word in rest:
-        if word in _VALUED:
-            next(rest, None)
-        elif word[:1] != "-" and not re.fullmatch(r"[0-9.]+[smhd]?", word):  # of timeout
-            return [word, *rest]
-    return []
+    shebang = line[2:].strip().split(None, 1) if line.startswith("#!") else []
+    return unsupported_option([*shebang, argv[0], *rest], scripts - 1) if shebang else None
 
 
 _is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
@@ -164,13 +137,11 @@ _is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
 def _first_line(command: str) -> str:
     """Of a script, which names the Python that the kernel starts for it."""
     path = Path(shutil.which(command) or command)
-    try:
-        if not path.is_file():  # opening a pipe would wait for its writer
-            return ""
-        with path.open("rb") as file:
-            return file.readline(256).decode("utf-8", "replace")
-    except OSError:
-        return ""
+    with suppress(OSError):
+        if path.is_file():  # opening a pipe would wait for its writer
+            with path.open("rb") as file:
+                return file.readline(256).decode("utf-8", "replace")
+    return ""
 
 
 def _unsupported_by_env(words: list[str]) -> str | None:

@@ -1,10 +1,9 @@
 """Names that left the vendor's SDK, back in force: ``client.email_processing``, ``client.v1``.
 
-``revenuebase-sdk`` 0.2.0 dropped the names of 0.1.0, and 0.3.0 those of 0.2, both without an alias,
-so that an unpinned upgrade ends in ``AttributeError`` or ``ImportError``. Their calls work again,
-forwarded to what the installed release has for them: 0.2 to ``client.v1``, whose requests are
-moved like any other's, so that a rollout holds for them; 0.3 to v2. What API v2 cannot do raises
-``AttributeError`` at the caller's line, and says what to call.
+``revenuebase-sdk`` 0.2.0 dropped the names of 0.1.0, and 0.3.0 those of 0.2, both without an alias.
+Their calls are forwarded to what the installed release has for them: 0.2 to ``client.v1``, whose
+requests are moved like any other's; 0.3 to v2. What API v2 cannot do raises ``AttributeError`` at
+the caller's line, and says what to call.
 """
 
 from __future__ import annotations
@@ -49,10 +48,6 @@ CALLS = {
 #: Why a call is not forwarded, and what to call instead. The company resolver never was v1.
 _NO_FILE = "API v2 takes no file by its name: call client.email.batch_upload() with the file"
 _CHARGE = "client.organization may charge the same call otherwise: call that once it suits you"
-_REFUSED = {
-    **dict.fromkeys(("email_processing.batch_start", "v1.batch_start"), _NO_FILE),
-    **dict.fromkeys(("company_resolver.resolve", "company_resolver.discover"), _CHARGE),
-}
 
 #: A type's old name, and the new one: the same fields. 0.3.0 dropped it.
 _TYPES = {"CreditsResponse": "UsageResponse"}
@@ -68,15 +63,15 @@ def covered(installed: Version) -> dict[str, str | None]:
     (``CreditsResponse``) are aliases of one. ``None``: the call raises, and says what to call.
     """
     found: dict[str, str | None] = {}
+    dropped = installed >= DROPPED["v1"]
     for oldest, older, newest in CALLS.values():
-        dropped = installed >= DROPPED["v1"]
         if installed >= DROPPED["email_processing"]:
-            found[oldest] = None if oldest in _REFUSED else newest if dropped else older
+            found[oldest] = older if newest and not dropped else newest
         if dropped:
             found[older] = newest
     if installed >= DROPPED["company_resolver"]:
-        found |= dict.fromkeys(name for name in _REFUSED if name.startswith("company_resolver."))
-    return found | (_TYPES if installed >= DROPPED["v1"] else {})
+        found |= dict.fromkeys(("company_resolver.resolve", "company_resolver.discover"))
+    return found | (_TYPES if dropped else {})
 
 
 def restore(module: ModuleType) -> None:
@@ -84,17 +79,26 @@ def restore(module: ModuleType) -> None:
     installed = Version(module.__version__)
     names = covered(installed)
     changes: list[tuple[Any, str, Any]] = []
-    for prefix in ("", "Async"):
-        client = getattr(module, f"{prefix}RevenuebaseClient")
-        for name in {call.partition(".")[0]: None for call in names if "." in call}:
-            kind = _resource(prefix, name, names, installed)
-            refused = _Refused(f"client.{name}", installed, _CHARGE)
-            attribute = refused if name == "company_resolver" else _Restored(name, kind)
-            changes += [(client, name, attribute), (module.resources, kind.__name__, kind)]
+    for name in [name for name, release in DROPPED.items() if installed >= release]:
+        why = _CHARGE if name == "company_resolver" else _NO_FILE
+        methods: dict[str, Any] = {}
+        for call, target in names.items():
+            resource, _, method = call.partition(".")
+            if resource == name:
+                refused = _Refused(f"client.{call}()", installed, why)
+                methods[method] = _forwarded(call, target, installed) if target else refused
+        path = f"{module.resources.__name__}.{name}"
+        for prefix in ("", "Async"):
+            title = f"{prefix}{name.title().replace('_', '')}Resource"
+            kind = type(title, (_Resource,), methods)
+            attribute: Any = _Restored(name, kind)
+            if name == "company_resolver":
+                attribute = _Refused(f"client.{name}", installed, why)
+            client = getattr(module, f"{prefix}RevenuebaseClient")
+            changes += [(client, name, attribute), (module.resources, title, kind)]
             if installed >= DROPPED["v1"]:  # which dropped their modules, too
-                path = f"{module.resources.__name__}.{name}"
                 home = sys.modules.setdefault(path, ModuleType(path))
-                changes += [(home, kind.__name__, kind), (module.resources, name, home)]
+                changes += [(home, title, kind), (module.resources, name, home)]
     for old, new in _TYPES.items():
         if old in names:
             alias = getattr(module, new)
@@ -153,21 +157,7 @@ class _Resource:
         self._client = client
 
 
-def _resource(
-    prefix: str, name: str, names: dict[str, str | None], installed: Version
-) -> type[_Resource]:
-    methods: dict[str, Any] = {}
-    for call, target in names.items():
-        resource, _, method = call.partition(".")
-        if resource == name:
-            refused = _Refused(f"client.{call}()", installed, _REFUSED.get(call, ""))
-            methods[method] = _forwarded(call, target, installed) if target else refused
-    title = name.title().replace("_", "")
-    return type(f"{prefix}{title}Resource", (_Resource,), methods)
-
-
 def _forwarded(call: str, target: str, installed: Version) -> Any:
-    find = attrgetter(target)
     [(endpoint, instead)] = [(one, new) for one, (*old, new) in CALLS.items() if call in old]
     which = "which" if target == instead else f"and client.{instead}()"
     message = (
@@ -181,7 +171,7 @@ def _forwarded(call: str, target: str, installed: Version) -> Any:
         active = interceptor.active
         if active is not None and target == instead:  # what goes to v1 is recorded on its way
             active.record(endpoint.call, "moved")
-        return find(self._client)(**arguments)
+        return attrgetter(target)(self._client)(**arguments)
 
     forward.__name__ = forward.__qualname__ = call.partition(".")[2]
     forward.__doc__ = f"``client.{target}``."

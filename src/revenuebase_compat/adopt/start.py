@@ -1,7 +1,6 @@
 """What the boot folder and the ``.pth`` file call: has each library patched when it is imported.
 
-This runs in every Python under ``revenuebase-compat run``, and most of them never speak HTTP:
-settings and patches are loaded when the first library is.
+This runs in every Python under ``revenuebase-compat run``, and most of them never speak HTTP.
 """
 
 from __future__ import annotations

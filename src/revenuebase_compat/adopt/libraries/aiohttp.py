@@ -11,42 +11,34 @@ from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint, Request
 
-from .base import (
-    LibraryCall,
-    as_bytes,
-    encoding_of,
-    is_text,
-    peek,
-    read_ahead,
-    without_body_headers,
-)
+from . import base
 
 
-class AiohttpCall(LibraryCall):
+class AiohttpCall(base.LibraryCall):
     """Given are the method and the URL."""
 
     asynchronous = True
 
     def encoding(self) -> Headers:
-        return encoding_of(self._owner._prepare_headers(self._options.get("headers")))
+        return base.encoding_of(self._owner._prepare_headers(self._options.get("headers")))
 
     async def peek(self) -> bytes:
         options, session = self._options, self._owner
         if options.get("json") is not None:
             dumps = getattr(session, "_json_serialize_bytes", None) or session._json_serialize
-            return as_bytes(dumps(options["json"]))
+            return base.as_bytes(dumps(options["json"]))
         data: Any = options.get("data")
         # Of a payload made by hand, which is sent as it is.
         held = getattr(data, "_value", data)
         if hasattr(data, "__aiter__") and held is data:
-            seen, options["data"] = await read_ahead(data, asynchronous=True)
+            seen, options["data"] = await base.read_ahead(data, asynchronous=True)
             return seen
         # A file that cannot be wound back is not read: aiohttp frames each kind in its own way.
         seekable = hasattr(held, "read") and hasattr(held, "seekable") and held.seekable()
-        return (await peek(held))[0] if is_text(held) or seekable else b""
+        return (await base.peek(held))[0] if base.is_text(held) or seekable else b""
 
     def replayable(self) -> bool:
-        return is_text(self._options.get("data"))
+        return base.is_text(self._options.get("data"))
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         if moved is None:
@@ -60,8 +52,8 @@ class AiohttpCall(LibraryCall):
             dropped = ("data", "json", "compress", "chunked", "expect100")
             options = {name: value for name, value in options.items() if name not in dropped}
             headers = session._prepare_headers(options.get("headers"))
-            options["headers"] = without_body_headers(headers)
-            alike._default_headers = without_body_headers(session._default_headers)
+            options["headers"] = base.without_body_headers(headers)
+            alike._default_headers = base.without_body_headers(session._default_headers)
         if endpoint.names_job or moved.method != method:
             skip = {"Content-Type", *(options.get("skip_auto_headers") or ())}
             options = {**options, "skip_auto_headers": skip}

@@ -23,9 +23,8 @@ _NOT_CONNECTED = (
 class LibraryCall(ABC):
     """A request that was recognised: what the library's function was called on, and with.
 
-    The steps are coroutines; those of a synchronous library never suspend (but ``http_client``'s,
-    whose answer is fetched by a call of its own). Every request goes through the library's own
-    function, in the caller's own pool. What is no stub here is for headers in a mapping.
+    The coroutines of a synchronous library never suspend (but ``http_client``'s, whose answer is
+    fetched by a call of its own). What is no stub here is for headers in a mapping.
     """
 
     asynchronous = False
@@ -58,7 +57,7 @@ class LibraryCall(ABC):
 
     @abstractmethod
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
-        """The moved request, or the caller's own where it is ``None``."""
+        """By the library's own function: the moved request, or the caller's own (``None``)."""
 
     def headers_of(self, response: Any) -> Headers:
         """Of an answer."""

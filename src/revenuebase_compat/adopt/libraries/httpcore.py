@@ -16,8 +16,7 @@ class HttpcoreCall(LibraryCall):
     """Given is the request."""
 
     def encoding(self) -> Headers:
-        headers: Headers = self._given[0].headers
-        return headers
+        return self._given[0].headers  # type: ignore[no-any-return]
 
     async def peek(self) -> bytes:
         request = self._given[0]
@@ -35,7 +34,6 @@ class HttpcoreCall(LibraryCall):
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         [request] = self._given
         if moved is not None:
-            kind: Any = type(request)
             url = clone(request.url)
             target = to_v2_target(self._base_url, url.target.decode("latin-1"), moved)
             url.target = target.encode("latin-1")
@@ -44,14 +42,13 @@ class HttpcoreCall(LibraryCall):
                 method=moved.method.encode(),
                 url=url,
                 headers=to_v2_headers(request.headers, endpoint),
-                stream=_empty(kind) if endpoint.names_job else request.stream,
+                stream=_empty(request.__class__) if endpoint.names_job else request.stream,
             )
         answer = self._original(self._owner, request)
         return await answer if self.asynchronous else answer
 
     def headers_of(self, response: Any) -> Headers:
-        headers: Headers = response.headers
-        return headers
+        return response.headers  # type: ignore[no-any-return]
 
     async def close(self, response: Any) -> None:
         if self.asynchronous:

@@ -21,23 +21,24 @@ class Urllib3Call(LibraryCall):
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         (method, url), options = self._given, self._options
         target = url
-        hidden: tuple[int, ...] = ()
+        # Followed to v2, where it can be; else the caller's policy is to have its way.
+        followed = moved is None and (endpoint.names_job or self.replayable())
         self._failed: list[Any] = []
-        if moved is None:
-            # Followed to v2, where it can be; else the caller's policy is to have its way.
-            hidden = (GONE,) if endpoint.names_job or self.replayable() else ()
-        else:
+        if moved is not None:
             method, target = moved.method, to_v2_target(self._base_url, url, moved)
             if endpoint.names_job:
                 headers = without_body_headers(options["headers"])
                 about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
                 options = {**options, **about_body}
         policy = _policy(self._owner, options)
-        policy.moved = _Moved(self._given, (method, target), hidden, self._failed)
+        policy.moved = _Moved(self._given, (method, target), followed, self._failed)
         response = self._original(self._owner, method, target, **{**options, "retries": policy})
         if getattr(response, "_request_url", None) == target:
             response._request_url = url
-        _restore(getattr(response, "retries", None))
+        policy = getattr(response, "retries", None)
+        if isinstance(policy, _Policy):
+            del policy.moved
+            policy.__class__ = type(policy).__mro__[2]  # the caller's own
         return response
 
     def unsent(self, error: Exception) -> bool:
@@ -76,11 +77,11 @@ class Urllib3Call(LibraryCall):
 
 
 class _Moved(NamedTuple):
-    """Method and URL that the caller gave, those that are sent, and statuses that are ours."""
+    """Method and URL that the caller gave, those that are sent, and whether a 410 is ours."""
 
     given: tuple[str, str]
     sent: tuple[str, str]
-    hidden: tuple[int, ...]
+    followed: bool
     #: The error of each attempt that the policy was asked about; ``None`` of one with an answer.
     failed: list[Any]
 
@@ -100,8 +101,8 @@ class _Policy:
         return made
 
     def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-        given, sent, hidden, _ = self.moved
-        if status_code in hidden:
+        given, sent, followed, _ = self.moved
+        if followed and status_code == GONE:
             return False
         ask = super().is_retry  # type: ignore[misc]
         methods = (given[0], method) if method == sent[0] != given[0] else (method,)
@@ -129,15 +130,8 @@ def _policy(pool: Any, options: dict[str, Any]) -> Any:
         redirect = options.get("redirect", True)
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
     policy = clone(retries)
-    theirs: Any = type(retries)
-    policy.__class__ = _policy_class(theirs)
+    policy.__class__ = _policy_class(retries.__class__)
     return policy
-
-
-def _restore(policy: Any) -> None:
-    if isinstance(policy, _Policy):
-        del policy.moved
-        policy.__class__ = type(policy).__mro__[2]
 
 
 #: What urlopen() of urllib3, 1.26 and 2, takes after the headers.
