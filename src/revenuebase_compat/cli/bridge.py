@@ -1,4 +1,4 @@
-"""The commands for programs nobody edits: ``run``, ``report``, ``pth`` and ``gateway``."""
+"""The commands around other programs: ``run``, ``report``, ``pth``, ``gateway`` and ``sandbox``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from revenuebase_compat.adopt.report import FATES, Report, prepare, read
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
+from .arguments import MX_RECORD_CHECKED
 from .output import WRONG, OutputLost, columns, complain, note, printable, shortened, show, writing
 
 STYLES = {"moved": "green", "followed": "yellow", "left": "red"}
@@ -31,7 +32,7 @@ def run(arguments: Namespace) -> int:
 
 def pth(arguments: Namespace) -> int:
     """Put the start-up file of this Python in, take it away, or say whether it is there."""
-    with writing():
+    with writing(sys.stdout):
         return start_up_file.pth(arguments.action)
 
 
@@ -70,11 +71,12 @@ def gateway(arguments: Namespace) -> int:
         try:
             show(f"{'# listening on ' if unix else 'export REVENUEBASE_BASE_URL='}{address}")
         except OutputLost as error:
-            raise _no_stdout(str(error) or "its reader went away") from None
+            raise ConfigurationError(untold + (str(error) or "its reader went away")) from None
         note(f"forwarding to {arguments.upstream} until Ctrl-C")
 
+    untold = "the gateway's address cannot be told: "
     if getattr(sys.stdout, "name", "") == os.devnull:  # what main() puts where there was none
-        raise _no_stdout("stdout is closed")
+        raise ConfigurationError(f"{untold}stdout is closed")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("revenuebase_compat").setLevel(arguments.log_level.upper())
     same = ("upstream", "host", "port", "uds", "access_log")
@@ -89,5 +91,30 @@ def gateway(arguments: Namespace) -> int:
     return 0
 
 
-def _no_stdout(why: str) -> ConfigurationError:
-    return ConfigurationError(f"the gateway's address cannot be told: {why}")
+def sandbox(arguments: Namespace) -> int:
+    """Serve the vendor's API until Ctrl-C; 2 where an option is wrong, or the port is taken."""
+    from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
+
+    def log(request: RecordedRequest) -> None:
+        if not arguments.quiet:
+            note(f"{request.method} {request.path} {request.status or 'no answer'}")
+
+    same = ("port", "now", "jobs", "rate_limit", "credits", "envelope")
+    try:
+        with Sandbox(
+            **{name: getattr(arguments, name) for name in same},
+            queued_for=arguments.job_seconds,
+            processing_for=arguments.job_seconds,
+            cancelling_for=1.0,  # lest cancel --wait waits in vain
+            mx_record_checked=MX_RECORD_CHECKED[arguments.mx_record_checked],
+            on_request=log,
+        ) as it:
+            show(f"export REVENUEBASE_BASE_URL={it.base_url} REVENUEBASE_API_KEY={it.api_key}")
+            note("serving until Ctrl-C")
+            it.wait()
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    except OSError as error:
+        complain(f"port {arguments.port}: {error.strerror or error}: give another --port")
+        return WRONG
+    return 0

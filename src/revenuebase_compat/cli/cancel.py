@@ -48,9 +48,10 @@ def cancel(arguments: Namespace) -> int:
     with ExitStack() as stack:
         settings = None
         if arguments.sandbox:
-            from .sandbox import serving
+            from revenuebase_compat.testing.sandbox import Sandbox
 
-            service = stack.enter_context(serving(jobs=process_ids))
+            # CANCELLING for a second only, lest --wait waits in vain
+            service = stack.enter_context(Sandbox(jobs=process_ids, cancelling_for=1.0))
             settings = Settings.from_env(api_key=service.api_key, base_url=service.base_url)
         client = stack.enter_context(Client(settings, **arguments.clocks))
         if client.settings.api_key is None:

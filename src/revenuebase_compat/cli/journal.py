@@ -51,9 +51,8 @@ def finished(outcome: JobOutcome, route: Route | None) -> JobRecord:
     """The record of a job that finished."""
     if outcome.error is not None:
         return failed(outcome.process_id, outcome.error, route)
-    found = outcome.result.to_dict()
-    first = {key: found[key] for key in ("version", "reason", "attempts")}
-    return JobRecord({"process_id": outcome.process_id, "ok": True, **first, **found})
+    first = dict.fromkeys(("process_id", "ok", "version", "reason", "attempts"))
+    return JobRecord({**first, **outcome.result.to_dict(), "ok": True})
 
 
 def failed(process_id: int | str, error: CancelError, route: Route | None = None) -> JobRecord:
@@ -84,10 +83,11 @@ class Journal:
     """What was started and what is done, a JSON line each, written and flushed as it goes.
 
     After a ``kill -9`` at most the jobs under way are *started* and not *done*. They are repeated,
-    and found cancelled already they count as done. The first line names the server, whose jobs
-    these are; the file is locked as long as it is open. Without a path nothing is kept.
+    and found cancelled already they count as done. The first line names the server; the file is
+    locked as long as it is open. Without a path nothing is kept.
 
-    A file that is in use, of another server, or no journal is a ``ConfigurationError``.
+    Raises:
+        ConfigurationError: the file is in use, of another server, or no journal.
     """
 
     def __init__(self, path: str | None, base_url: str) -> None:

@@ -18,7 +18,7 @@ from revenuebase_compat.core.many import WINDOW
 from revenuebase_compat.core.models import Job
 
 from .journal import JobRecord
-from .output import note, printable
+from .output import console, note, printable
 
 _PAUSED = "the rate limit is used up: going on in {}"
 
@@ -60,7 +60,7 @@ class Display:
     def following(self, jobs: CancelJobs) -> Iterator[None]:
         """Show how these jobs get on."""
         self._jobs = jobs
-        if sys.stderr.isatty() and not self._quiet:
+        if not self._quiet:
             self._live = self._new_live()
         if self._live is None:
             yield
@@ -78,28 +78,24 @@ class Display:
                 self._live.stop()
 
     def _new_live(self) -> Any:
-        try:
-            from rich.console import Console, Group
-            from rich.live import Live
-            from rich.progress_bar import ProgressBar
-            from rich.table import Table
-            from rich.text import Text
-        except ImportError:
+        terminal = console(sys.stderr)
+        if terminal is None or terminal.is_dumb_terminal:
             return None
-        console = Console(stderr=True, highlight=False)
-        if console.is_dumb_terminal:
-            return None
+        from rich.console import Group
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
 
         def drawn() -> Group:
             done, (first, *rest) = self._drawn()
-            bar = ProgressBar(self._total, done, max(5, min(40, console.width - 34)))
+            bar = ProgressBar(self._total, done, max(5, min(40, terminal.width - 34)))
             grid = Table.grid(padding=(0, 1))
             grid.add_row(bar, first)
-            return Group(grid, *map(Text, rest))
+            return Group(grid, *rest)
 
         # Results go to stdout, whatever stderr is: only the latter's lines go above the bar.
         options: Any = {"auto_refresh": False, "transient": True, "redirect_stdout": False}
-        return Live(get_renderable=drawn, console=console, **options)
+        return Live(get_renderable=drawn, console=terminal, **options)
 
     def _draw(self) -> None:
         ended = False
@@ -107,8 +103,7 @@ class Display:
             ended = self._ended.wait(0.1)
             with suppress(OSError):
                 while self._above:
-                    text = printable(self._above.popleft())
-                    self._live.console.print(text, style="red", markup=False, emoji=False)
+                    self._live.console.print(printable(self._above.popleft()), style="red")
                 self._live.refresh()
 
     def _drawn(self) -> tuple[int, list[str]]:
