@@ -101,12 +101,11 @@ def _date(text: str) -> datetime:
 
 _port, _count = partial(_whole, "port", 65_535), partial(_whole, "count", 999_999_999)
 
-_Command = Callable[..., Callable[..., object]]
 _FLAG = {"action": "store_true"}
 _JSON = {**_FLAG, "help": "one JSON object a line"}
 
 
-def _add_jobs(command: _Command) -> None:
+def _add_jobs(command: Callable[..., Any]) -> None:
     words = "Cancels jobs, each once, at the pace that the API's rate limit allows."
     add = command("cancel", "cancel", "cancel jobs", description=words, epilog=_EXAMPLES)
     add("process_ids", metavar="ID", nargs="*", type=_process_id, help="a job's process_id")
@@ -137,7 +136,7 @@ def _add_jobs(command: _Command) -> None:
     add("--json", **_JSON)
 
 
-def _add_programs(command: _Command) -> None:
+def _add_programs(command: Callable[..., Any]) -> None:
     words = "run a command whose v1 requests are moved, with no line of it changed"
     add = command("run", "bridge", words, usage="%(prog)s -- CMD ...")
     add("--strict", **_FLAG, help="raise where a request cannot be moved")

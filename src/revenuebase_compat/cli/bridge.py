@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections import Counter
 from itertools import groupby
 
 from revenuebase_compat.adopt import pth as start_up_file
@@ -41,7 +40,6 @@ def report(arguments: Namespace) -> int:
     counts, unreadable = read(arguments.file)
     room = columns()
     digits = len(str(max(counts.values(), default=0)))
-    fates: Counter[str] = Counter()
     order = sorted(counts, key=lambda key: (key[0], FATES.index(key[1]), key[2]))
     for endpoint, keys in groupby(order, key=lambda key: key[0]):
         show(shortened(printable(endpoint), room), "bold")
@@ -50,8 +48,8 @@ def report(arguments: Namespace) -> int:
             left = f"  {fate:<8}  {number:>{digits}}  "
             # On a terminal a site gives way, in its middle.
             show(left + shortened(printable(site), room - len(left)), STYLES[fate])
-            fates[fate] += number
-    told = ", ".join(f"{fates[fate]} {fate}" for fate in FATES if fates[fate])
+    fates = {one: sum(n for (_, fate, _), n in counts.items() if fate == one) for one in FATES}
+    told = ", ".join(f"{number} {fate}" for fate, number in fates.items() if number)
     show(f"in all: {told or 'none'}", "bold")
     if fates["left"]:
         show(f"{fates['left']} would fail in a rehearsal", "red")

@@ -1,8 +1,4 @@
-"""``revenuebase-compat demo``: the whole story against the embedded sandbox, in ten seconds.
-
-Nothing is staged: what is said of a call is what the sandbox saw and what the client gave back. The
-script is a program of its own, run as it stands, and under ``revenuebase-compat run``.
-"""
+"""``revenuebase-compat demo``: the whole story, told by what the sandbox saw and calls gave."""
 
 from __future__ import annotations
 
@@ -30,9 +26,6 @@ from revenuebase_compat.core.settings import Settings
 from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
 
 from .output import columns, show
-
-#: Seconds to read a chapter in.
-CHAPTER = 1.75
 
 #: An integration with v1 as there are many: a line on stdout for each call.
 SCRIPT = """\
@@ -77,19 +70,14 @@ class Story:
     def __init__(self, sandbox: Sandbox, sleep: Callable[[float], object]) -> None:
         self._sandbox = sandbox
         self._sleep = sleep
-        self._notices = BufferingHandler(1000)
         self._as_told = True
 
     def tell(self) -> bool:
         """Tell it; returns whether everything came out as told."""
         show(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold", indent=2)
         self._row(f"{'you call':<15} {'the sandbox sees':<24}", "answers", "you get")
-        getLogger("revenuebase_compat").addHandler(self._notices)
-        try:
-            with TemporaryDirectory() as folder:
-                self._chapters(Path(folder))
-        finally:
-            getLogger("revenuebase_compat").removeHandler(self._notices)
+        with TemporaryDirectory() as folder:
+            self._chapters(Path(folder))
         end = "everything" if self._as_told else "NOT everything"
         show(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold", indent=2)
         return self._as_told
@@ -129,32 +117,34 @@ class Story:
 
     def _chapter(self, day: str, title: str) -> None:
         if self._sandbox.requests and sys.stdout.isatty():
-            self._sleep(CHAPTER)
+            self._sleep(1.75)  # seconds to read a chapter in
         self._sandbox.now = parse_date(day)
         show(f"\n{day}  {title}", "bold", indent=len(day) + 2)
 
     def _call(self, job: int, told: str, **settings: Any) -> None:
-        """Make a call, show it, and compare it with what was told."""
         sandbox, name = self._sandbox, f"cancel_job({job})"
         begun = len(sandbox.requests)
         found = Settings(sandbox.api_key, base_url=sandbox.base_url, **settings)
-        with Client(found, clock=lambda: sandbox.now, sleep=self._sleep) as client:
-            try:
+        log, notices = getLogger("revenuebase_compat"), BufferingHandler(1000)
+        log.addHandler(notices)
+        try:
+            with Client(found, clock=lambda: sandbox.now, sleep=self._sleep) as client:
                 done = client.cancel_job(job)
-                got, words = f"{done.current_status}, {done.route}", ""
-            except CancelError as error:
-                got, words = type(error).__name__, str(error)
+            got, words = f"{done.current_status}, {done.route}", ""
+        except CancelError as error:
+            got, words = type(error).__name__, str(error)
+        finally:
+            log.removeHandler(notices)
         served = sandbox.requests[begun:]
         for one in served:
             left = f"{name:<15} {one.method + ' ' + one.path:<24}"
             self._row(left, _answer(one), got if one is served[-1] else "")
             name = ""
-        self._quote(words, *map(Formatter(BASIC_FORMAT).format, self._notices.buffer))
-        self._notices.flush()
+        self._quote(words, *map(Formatter(BASIC_FORMAT).format, notices.buffer))
         self._compare(job, f"{', '.join(map(_answer, served))}: {got}", told)
 
     def _script(self, script: Path, job: int, *told: str, report: str = "") -> None:
-        """Run the script (with a report: under ``run``), show its calls, and compare its lines."""
+        """With a report the script is started by ``run``."""
         begun = len(self._sandbox.requests)
         environ = {k: v for k, v in os.environ.items() if not k.startswith("REVENUEBASE_")}
         environ |= {

@@ -16,8 +16,6 @@ from revenuebase_compat.core.routes import Route
 
 #: How each line of a journal begins.
 _BEGIN = b'{"event": "'
-#: Errors that another try would end in as well.
-_FINAL = ("AlreadyCancelledError", "NotCancellableError", "JobNotFoundError")
 
 
 class JobRecord(dict[str, Any]):
@@ -31,7 +29,8 @@ class JobRecord(dict[str, Any]):
     @property
     def final(self) -> bool:
         """Whether another try cannot change it."""
-        return self.ok or (self["error"] in _FINAL and not self["outcome_unknown"])
+        lasts = self.get("error") in ("NotCancellableError", "JobNotFoundError")
+        return self.ok or (lasts and not self["outcome_unknown"])
 
     @property
     def name(self) -> str:
@@ -92,8 +91,7 @@ class Journal:
 
     def __init__(self, path: str | None, base_url: str) -> None:
         self.done: dict[int, JobRecord] = {}
-        self._path = path
-        self._base_url = base_url
+        self._path, self._base_url = path, base_url
         self._file: BinaryIO | None = None
         if path is None:
             return
@@ -156,7 +154,6 @@ class Journal:
                 self._refuse(error.strerror or str(error))
 
     def close(self) -> None:
-        """Close the file, which unlocks it."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
