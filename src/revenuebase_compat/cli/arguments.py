@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from textwrap import fill
 from typing import Any, NoReturn
 
 from revenuebase_compat._version import __version__
 from revenuebase_compat.core.dates import parse_date
-from revenuebase_compat.core.errors import InvalidProcessIdError
-from revenuebase_compat.core.models import check_process_id
+from revenuebase_compat.core.models import check_process_id, check_wait
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL
 
 from .output import WRONG, complain, note, writing
@@ -23,15 +20,6 @@ ASK_FROM = 20
 
 #: Seconds that ``--wait`` waits.
 WAIT = 600.0
-
-MX_RECORD_CHECKED: dict[str, str | bool | None] = {
-    "empty": "",
-    "text": "checked",
-    "host": "mx.example.com",
-    "true": True,
-    "false": False,
-    "null": None,
-}
 
 _EXAMPLES = """\
 examples:
@@ -66,11 +54,16 @@ class _WrappedLines(HelpFormatter):
         )
 
 
-def _process_id(text: str) -> int:
-    try:
-        return check_process_id(text)
-    except InvalidProcessIdError as error:
-        raise ArgumentTypeError(str(error)) from None
+def _checked(make: Callable[[str], Any], wrong: str) -> Callable[[str], Any]:
+    """``make`` as a type, in whose ``wrong`` words ``{0}`` is the text and ``{1}`` the error."""
+
+    def made(text: str) -> Any:
+        try:
+            return make(text)
+        except ValueError as error:
+            raise ArgumentTypeError(wrong.format(text, error)) from None
+
+    return made
 
 
 def _file_name(text: str) -> str:
@@ -79,26 +72,16 @@ def _file_name(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= 86_400:
-            return float(text)
-    raise ArgumentTypeError(f"{text!r}: give seconds from 0 to 86400")
-
-
 def _whole(what: str, most: int, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
         raise ArgumentTypeError(f"{text!r} is no {what}: give a number from 0 to {most}")
     return int(text)
 
 
-def _date(text: str) -> datetime:
-    with suppress(ValueError):
-        return parse_date(text)
-    right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
-    raise ArgumentTypeError(f"{text!r} is no date: {right}")
-
-
+_process_id = _checked(check_process_id, "{1}")
+_seconds = _checked(lambda text: check_wait(float(text)), "{0!r}: give seconds from 0 to 86400")
+_right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
+_date = _checked(parse_date, f"{{0!r}} is no date: {_right}")
 _port, _count = partial(_whole, "port", 65_535), partial(_whole, "count", 999_999_999)
 
 _FLAG = {"action": "store_true"}
@@ -174,9 +157,10 @@ def _add_programs(command: Callable[..., Any]) -> None:
     words = "where a 400 has its code: error, code, message, message-prose, problem, vendor, detail"
     words += ', detail-code, detail-prose, or detail-error (the default): {"detail": {"error": …}}'
     add("--envelope", metavar="NAME", default="detail-error", help=words)
-    kinds = {"choices": MX_RECORD_CHECKED, "metavar": "KIND", "default": "empty"}
+    kinds = ("empty", "text", "host", "true", "false", "null")
     words = "what mx_record_checked is in the answer for a verified address; default: empty; else "
-    add("--mx-record-checked", **kinds, help=words + ", ".join([*MX_RECORD_CHECKED][1:]))
+    words += ", ".join(kinds[1:])
+    add("--mx-record-checked", metavar="KIND", choices=kinds, default="empty", help=words)
     add("--quiet", **_FLAG, help="no line for each request")
     command("demo", "demo", "the whole story in ten seconds, in the sandbox")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from argparse import Namespace
@@ -13,10 +14,7 @@ from revenuebase_compat.adopt.report import FATES, Report, prepare, read
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
-from .arguments import MX_RECORD_CHECKED
 from .output import WRONG, OutputLost, columns, complain, note, printable, shortened, show, writing
-
-STYLES = {"moved": "green", "followed": "yellow", "left": "red"}
 
 
 def run(arguments: Namespace) -> int:
@@ -38,7 +36,7 @@ def pth(arguments: Namespace) -> int:
 def report(arguments: Namespace) -> int:
     """Print the table of a report; 1 if something was left to v1, else 0."""
     counts, unreadable = read(arguments.file)
-    room = columns()
+    room, styles = columns(), {"moved": "green", "followed": "yellow", "left": "red"}
     digits = len(str(max(counts.values(), default=0)))
     order = sorted(counts, key=lambda key: (key[0], FATES.index(key[1]), key[2]))
     for endpoint, keys in groupby(order, key=lambda key: key[0]):
@@ -47,7 +45,7 @@ def report(arguments: Namespace) -> int:
             number = counts[endpoint, fate, site]
             left = f"  {fate:<8}  {number:>{digits}}  "
             # On a terminal a site gives way, in its middle.
-            show(left + shortened(printable(site), room - len(left)), STYLES[fate])
+            show(left + shortened(printable(site), room - len(left)), styles[fate])
     fates = {one: sum(n for (_, fate, _), n in counts.items() if fate == one) for one in FATES}
     told = ", ".join(f"{number} {fate}" for fate, number in fates.items() if number)
     show(f"in all: {told or 'none'}", "bold")
@@ -98,13 +96,15 @@ def sandbox(arguments: Namespace) -> int:
             note(f"{request.method} {request.path} {request.status or 'no answer'}")
 
     same = ("port", "now", "jobs", "rate_limit", "credits", "envelope")
+    texts = {"empty": "", "text": "checked", "host": "mx.example.com"}
+    kind = arguments.mx_record_checked
     try:
         with Sandbox(
             **{name: getattr(arguments, name) for name in same},
             queued_for=arguments.job_seconds,
             processing_for=arguments.job_seconds,
             cancelling_for=1.0,  # lest cancel --wait waits in vain
-            mx_record_checked=MX_RECORD_CHECKED[arguments.mx_record_checked],
+            mx_record_checked=texts[kind] if kind in texts else json.loads(kind),
             on_request=log,
         ) as it:
             show(f"export REVENUEBASE_BASE_URL={it.base_url} REVENUEBASE_API_KEY={it.api_key}")

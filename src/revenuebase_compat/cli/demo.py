@@ -38,7 +38,7 @@ def call(method, path, **body):
         sys.exit(f"{answer.status_code} {answer.reason_phrase}: {answer.text}")
     return answer
 credits = call("GET", "credits").json()["credits"]
-print(credits, "credits", flush=True)
+print(credits, "credits")
 print(call("POST", "process-email", json={"email": "ada@example.com"}).json()["status"])
 leads = ("leads.csv", b"email\\nada@example.com\\n")
 job = call("POST", "batch-upload", files={"requested_file": leads}).json()
@@ -76,18 +76,9 @@ class Story:
         """Tell it; returns whether everything came out as told."""
         show(f"API v1 and v2, in a sandbox on {self._sandbox.base_url}", "bold", indent=2)
         self._row(f"{'you call':<15} {'the sandbox sees':<24}", "answers", "you get")
-        with TemporaryDirectory() as folder:
-            self._chapters(Path(folder))
-        end = "everything" if self._as_told else "NOT everything"
-        show(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold", indent=2)
-        return self._as_told
-
-    def _chapters(self, folder: Path) -> None:
-        script = folder / "nightly.py"
-        script.write_text(SCRIPT, "utf-8")
 
         self._chapter("2026-06-01", "v1 has five weeks left: a script as it is, and cancel_job")
-        self._script(script, 41, "1000 credits", *SERVED)
+        self._script(41, "1000 credits", *SERVED)
         self._call(42, "200: CANCELLING, v1 (DEFAULT)")
 
         self._chapter("2026-06-15", "v2_rollout=50: half of the jobs, the same half anywhere")
@@ -100,20 +91,20 @@ class Story:
         self._call(43, "410, 200: CANCELLING, v2 (V1_GONE)")
 
         self._chapter("2026-07-07", "the day itself: the script as it was, and cancel_job")
-        self._script(script, 44, "410 Gone")
+        self._script(44, "410 Gone")
         self._call(44, "200: CANCELLING, v2 (SUNSET)")
 
         self._chapter("2026-07-07", "revenuebase-compat run --report FILE -- python nightly.py 45")
-        report = prepare(str(folder / "report.jsonl"))
-        self._script(script, 45, "998 credits", *SERVED, report=report)
-        counts = read(report)[0]
-        moved = sum(count for (_, fate, _), count in counts.items() if fate == "moved")
-        show(f"  its report: {moved} of {counts.total()} requests moved to v2", indent=4)
+        self._script(45, "998 credits", *SERVED, run=True)
 
         self._chapter("2026-07-07", "an answer is lost: asked again, then the status is read")
         self._sandbox.drop("v2")
         self._call(46, "no answer, 400, 200: CANCELLING, v2 (SUNSET)")
         show(f"  job 46 in the sandbox's own books: {self._sandbox.jobs[46].status}", indent=4)
+
+        end = "everything" if self._as_told else "NOT everything"
+        show(f"\n{len(self._sandbox.requests)} requests, {end} as told", "bold", indent=2)
+        return self._as_told
 
     def _chapter(self, day: str, title: str) -> None:
         if self._sandbox.requests and sys.stdout.isatty():
@@ -143,8 +134,7 @@ class Story:
         self._quote(words, *map(Formatter(BASIC_FORMAT).format, notices.buffer))
         self._compare(job, f"{', '.join(map(_answer, served))}: {got}", told)
 
-    def _script(self, script: Path, job: int, *told: str, report: str = "") -> None:
-        """With a report the script is started by ``run``."""
+    def _script(self, job: int, *told: str, run: bool = False) -> None:
         begun = len(self._sandbox.requests)
         environ = {k: v for k, v in os.environ.items() if not k.startswith("REVENUEBASE_")}
         environ |= {
@@ -153,11 +143,15 @@ class Story:
             # The clock of that process is the real one, whatever the day of the story is.
             "REVENUEBASE_V1_SUNSET": "2000-01-01",
         }
-        ours = ["-m", "revenuebase_compat", "run", "--report", report, "--", sys.executable]
-        command = [sys.executable, *(ours if report else ()), str(script), str(job)]
-        done = subprocess.run(  # noqa: S603
-            command, env=environ, capture_output=True, text=True, timeout=60
-        )
+        with TemporaryDirectory() as folder:
+            script, report = Path(folder, "nightly.py"), prepare(f"{folder}/report.jsonl")
+            script.write_text(SCRIPT, "utf-8")
+            ours = ["-m", "revenuebase_compat", "run", "--report", report, "--", sys.executable]
+            command = [sys.executable, *(ours if run else ()), str(script), str(job)]
+            done = subprocess.run(  # noqa: S603
+                command, env=environ, capture_output=True, text=True, timeout=60
+            )
+            counts = read(report)[0]
         lines, words = done.stdout.splitlines(), done.stderr.strip()
         show(f"  {script.name} {job}")
         for one, line in zip_longest(self._sandbox.requests[begun:], lines):
@@ -166,6 +160,9 @@ class Story:
             self._row(f"  {request:<38}", answer, line or "")
         self._quote(words)
         self._compare(job, "; ".join(lines) or words.partition(":")[0], "; ".join(told))
+        if run:
+            moved = sum(count for (_, fate, _), count in counts.items() if fate == "moved")
+            show(f"  its report: {moved} of {counts.total()} requests moved to v2", indent=4)
 
     def _row(self, left: str, answer: str, got: str) -> None:
         style = "green" if got.startswith("CANCELLING") else ""
