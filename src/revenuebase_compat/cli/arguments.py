@@ -15,11 +15,8 @@ from revenuebase_compat.core.settings import DEFAULT_BASE_URL
 
 from .output import WRONG, complain, note, writing
 
-#: ``cancel`` asks once, on a terminal, where there are more jobs than that.
-ASK_FROM = 20
-
-#: Seconds that ``--wait`` waits.
-WAIT = 600.0
+ASK_FROM = 20  #: where there are more jobs, ``cancel`` asks once, on a terminal
+WAIT = 600.0  #: seconds that ``--wait`` waits
 
 _EXAMPLES = """\
 examples:

@@ -56,11 +56,10 @@ SERVED = ("Valid", "PROCESSING QUEUED", "COMPLETED", "ada@example.com,Valid", "C
 
 def demo(arguments: Namespace) -> int:
     """Tell the story; 1 where something did not come out as told, else 0."""
+    # They say what the log says, and would point at whoever runs the command.
+    warnings.simplefilter("ignore", ApiDeprecationWarning)
     # Uploaded jobs end at once, so that the script need not wait.
-    quick = Sandbox(jobs=range(1, 100), queued_for=0, processing_for=0)
-    with quick as sandbox, warnings.catch_warnings():
-        # They say what the log says, and would point at whoever runs the command.
-        warnings.simplefilter("ignore", ApiDeprecationWarning)
+    with Sandbox(jobs=range(1, 100), queued_for=0, processing_for=0) as sandbox:
         return 0 if Story(sandbox, arguments.clocks.get("sleep", time.sleep)).tell() else 1
 
 
@@ -131,8 +130,8 @@ class Story:
             left = f"{name:<15} {one.method + ' ' + one.path:<24}"
             self._row(left, _answer(one), got if one is served[-1] else "")
             name = ""
-        self._quote(words, *map(Formatter(BASIC_FORMAT).format, notices.buffer))
-        self._compare(job, f"{', '.join(map(_answer, served))}: {got}", told)
+        said = map(Formatter(BASIC_FORMAT).format, notices.buffer)
+        self._compare(job, f"{', '.join(map(_answer, served))}: {got}", told, words, *said)
 
     def _script(self, job: int, *told: str, run: bool = False) -> None:
         begun = len(self._sandbox.requests)
@@ -158,8 +157,8 @@ class Story:
             # A script's calls have no name, and need the room for their paths.
             request, answer = (f"{one.method} {one.path}", _answer(one)) if one else ("", "")
             self._row(f"  {request:<38}", answer, line or "")
-        self._quote(words)
-        self._compare(job, "; ".join(lines) or words.partition(":")[0], "; ".join(told))
+        came = "; ".join(lines) or words.partition(":")[0]
+        self._compare(job, came, "; ".join(told), words)
         if run:
             moved = sum(count for (_, fate, _), count in counts.items() if fate == "moved")
             show(f"  its report: {moved} of {counts.total()} requests moved to v2", indent=4)
@@ -169,12 +168,10 @@ class Story:
         line = f"  {left} {answer:<10} {got}".rstrip()
         show(line if len(line) <= columns() else f"  {' '.join(line.split())}", style, indent=4)
 
-    def _quote(self, *texts: str) -> None:
-        for text in filter(None, texts):
+    def _compare(self, job: int, came: str, told: str, *said: str) -> None:
+        for text in filter(None, said):
             lines = textwrap.fill(text, min(columns(), 78) - 4, break_on_hyphens=False)
             show(textwrap.indent(lines, "    "), "yellow")
-
-    def _compare(self, job: int, came: str, told: str) -> None:
         # The sandbox's own books must agree with what the caller got.
         cancelled = self._sandbox.jobs[job].status == "CANCELLING"
         if came != told or cancelled != ("CANCELLING" in told):

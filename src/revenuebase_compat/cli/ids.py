@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from revenuebase_compat.core.errors import ConfigurationError, InvalidProcessIdError, shown
 from revenuebase_compat.core.models import check_process_id
 
-#: Bad lines that are named.
-NAMED = 20
+NAMED = 20  #: bad lines that are named
 
 
 def decode(data: bytes) -> str:

@@ -14,8 +14,7 @@ from revenuebase_compat.core.many import JobOutcome
 from revenuebase_compat.core.models import check_process_id
 from revenuebase_compat.core.routes import Route
 
-#: How each line of a journal begins.
-_BEGIN = b'{"event": "'
+_BEGIN = b'{"event": "'  # of each line of a journal
 
 
 class JobRecord(dict[str, Any]):

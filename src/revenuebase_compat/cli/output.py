@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 WRONG, STOPPED = 2, 130
 
 COLUMNS = ("job", "file", "status", "version", "reason", "attempts")
-#: Left out in this order where a terminal is too narrow.
-OPTIONAL = ("attempts", "file", "reason", "version")
+OPTIONAL = ("attempts", "file", "reason", "version")  #: left out in this order, for want of room
 
 
 class OutputLost(Exception):
