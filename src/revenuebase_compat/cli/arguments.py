@@ -77,8 +77,8 @@ def _whole(what: str, most: int, text: str) -> int:
 
 _process_id = _checked(check_process_id, "{1}")
 _seconds = _checked(lambda text: check_wait(float(text)), "{0!r}: give seconds from 0 to 86400")
-_right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
-_date = _checked(parse_date, f"{{0!r}} is no date: {_right}")
+_NO_DATE = "{0!r} is no date: give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
+_date = _checked(parse_date, _NO_DATE)
 _port, _count = partial(_whole, "port", 65_535), partial(_whole, "count", 999_999_999)
 
 _FLAG = {"action": "store_true"}

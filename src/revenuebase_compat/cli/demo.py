@@ -37,8 +37,7 @@ def call(method, path, **body):
     if answer.is_error:
         sys.exit(f"{answer.status_code} {answer.reason_phrase}: {answer.text}")
     return answer
-credits = call("GET", "credits").json()["credits"]
-print(credits, "credits")
+print(call("GET", "credits").json()["credits"], "credits")
 print(call("POST", "process-email", json={"email": "ada@example.com"}).json()["status"])
 leads = ("leads.csv", b"email\\nada@example.com\\n")
 job = call("POST", "batch-upload", files={"requested_file": leads}).json()

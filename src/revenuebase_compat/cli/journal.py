@@ -78,11 +78,10 @@ def unfinished(process_id: int, *, started: bool) -> JobRecord:
 
 
 class Journal:
-    """What was started and what is done, a JSON line each, written and flushed as it goes.
+    """What was started and what is done, a JSON line each, flushed as it goes; locked while open.
 
     After a ``kill -9`` at most the jobs under way are *started* and not *done*. They are repeated,
-    and found cancelled already they count as done. The first line names the server; the file is
-    locked as long as it is open. Without a path nothing is kept.
+    and found cancelled already they count as done. Without a path nothing is kept.
 
     Raises:
         ConfigurationError: the file is in use, of another server, or no journal.

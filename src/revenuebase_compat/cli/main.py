@@ -1,8 +1,4 @@
-"""The command ``revenuebase-compat``: arguments in, lines and exit codes out.
-
-Results go to stdout, notices and progress to stderr. Exit codes: 0 all cancelled, 1 some job
-was not, 2 wrong usage or settings, 130 stopped or unread. A command's module is imported when run.
-"""
+"""The command ``revenuebase-compat``: arguments in, lines and exit codes out."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from .journal import JobRecord
 
-#: The exit codes for wrong usage and settings, and for Ctrl-C or a reader who left.
+#: Exit codes: wrong usage or settings; Ctrl-C, or a reader who left.
 WRONG, STOPPED = 2, 130
 
 COLUMNS = ("job", "file", "status", "version", "reason", "attempts")

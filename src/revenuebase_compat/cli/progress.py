@@ -56,7 +56,6 @@ class Display:
 
     @contextmanager
     def following(self, jobs: CancelJobs) -> Iterator[None]:
-        """Show how these jobs get on."""
         self._jobs = jobs
         if not self._quiet:
             self._live = self._new_live()
@@ -137,15 +136,13 @@ class Display:
         self._seen, self._resumes = now, now + seconds
 
     def finished(self, found: JobRecord) -> None:
-        """A job is done with."""
-        job = found["process_id"]
         with self._lock:
-            self._states.pop(job, None)
+            self._states.pop(found["process_id"], None)
             self._times.append(self._monotonic())
             self._counts[found.name] += 1
             done = self._counts.total()
         said = found.name if found.ok else f"{found.name}: {found['message']}"
-        self._say(f"{done}/{self._total} job {job} {said}")
+        self._say(f"{done}/{self._total} job {found['process_id']} {said}")
         if self._live is not None and not found.ok:
             self._above.append(said)
 
