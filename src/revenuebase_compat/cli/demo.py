@@ -66,9 +66,7 @@ class Story:
     """Six chapters, told on stdout, with a sandbox that holds the jobs 1 to 99."""
 
     def __init__(self, sandbox: Sandbox, sleep: Callable[[float], object]) -> None:
-        self._sandbox = sandbox
-        self._sleep = sleep
-        self._as_told = True
+        self._sandbox, self._sleep, self._as_told = sandbox, sleep, True
 
     def tell(self) -> bool:
         """Tell it; returns whether everything came out as told."""

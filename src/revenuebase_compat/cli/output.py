@@ -45,11 +45,11 @@ def finish() -> None:
             pass
 
 
-def printable(text: str) -> str:
-    """One line that moves no cursor, with an escape for what the encoding does not have."""
-    line = "".join(char if char.isprintable() else " " for char in text)
+def printable(text: str, kept: str = "") -> str:
+    """What moves no cursor, but for ``kept``, with escapes for what the encoding does not have."""
+    shown = "".join(char if char.isprintable() or char in kept else " " for char in text)
     encoding = sys.stdout.encoding or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def shortened(text: str, width: int) -> str:
@@ -75,9 +75,8 @@ def writing(stream: TextIO) -> Iterator[None]:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-        if isinstance(error, BrokenPipeError):
-            raise OutputLost from None
-        raise OutputLost(f"stdout: {getattr(error, 'strerror', None) or error}") from None
+        why = f"stdout: {getattr(error, 'strerror', None) or error}"
+        raise OutputLost("" if isinstance(error, BrokenPipeError) else why) from None
 
 
 def show(text: str, style: str = "", indent: int | None = None) -> None:
@@ -85,7 +84,7 @@ def show(text: str, style: str = "", indent: int | None = None) -> None:
 
     With an ``indent`` a line is wrapped that the terminal is too narrow for, and its rest indented.
     """
-    text = _lines(text)
+    text = printable(text, kept="\n")
     if indent is not None:
         room = columns()
         wrap = TextWrapper(room, "", " " * min(indent, room // 3), break_on_hyphens=False)
@@ -112,7 +111,7 @@ def console(stream: TextIO) -> Any:
 def note(text: str) -> None:
     """Lines on stderr, where there is one; in one piece, as threads write, too."""
     with suppress(OutputLost), writing(sys.stderr):
-        sys.stderr.write(_lines(text) + "\n")
+        sys.stderr.write(printable(text + "\n", kept="\n"))
 
 
 def complain(text: str, who: str = "revenuebase-compat") -> None:
@@ -143,7 +142,3 @@ def table(records: Iterable[JobRecord]) -> None:
     styles = ["bold", *("green" if record.ok else "red" for record in chosen)]
     for style, *row in zip(styles, *aligned, strict=True):
         show("  ".join(row), style)
-
-
-def _lines(text: str) -> str:
-    return "\n".join(map(printable, text.split("\n")))
