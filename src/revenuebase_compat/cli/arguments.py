@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import REMAINDER, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from textwrap import fill
 from typing import Any, NoReturn
 
 from revenuebase_compat._version import __version__
 from revenuebase_compat.core.dates import parse_date
-from revenuebase_compat.core.errors import InvalidProcessIdError
-from revenuebase_compat.core.models import check_process_id
+from revenuebase_compat.core.models import check_process_id, check_wait
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL
 
 from .output import WRONG, complain, note, writing
 
-#: ``cancel`` asks once, on a terminal, where there are more jobs than that.
-ASK_FROM = 20
-
-#: Seconds that ``--wait`` waits.
-WAIT = 600.0
-
-MX_RECORD_CHECKED: dict[str, str | bool | None] = {
-    "empty": "",
-    "text": "checked",
-    "host": "mx.example.com",
-    "true": True,
-    "false": False,
-    "null": None,
-}
+ASK_FROM = 20  #: where there are more jobs, ``cancel`` asks once, on a terminal
+WAIT = 600.0  #: seconds that ``--wait`` waits
 
 _EXAMPLES = """\
 examples:
@@ -45,8 +29,6 @@ exit codes: 0 all cancelled, 1 some job was not, 2 wrong usage or settings, 130 
 
 
 class _Parser(ArgumentParser):
-    """Takes no abbreviation, and says what is wrong in one line."""
-
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_WrappedLines, **options)
 
@@ -56,13 +38,12 @@ class _Parser(ArgumentParser):
 
     def _print_message(self, message: str, file: Any = None) -> None:
         # argparse itself hides that there is no reader, or ends in a traceback: by its version.
-        with writing() if file is sys.stdout else suppress(OSError):
+        with writing(file):
             file.write(message)
 
 
 class _WrappedLines(HelpFormatter):
-    """Keeps the lines of a description, and wraps those that the terminal is too narrow for."""
-
+    # The lines of a description are kept, and wrapped where the terminal is too narrow.
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
             fill(line, width, subsequent_indent="    " * (line[:1] == " "), break_on_hyphens=False)
@@ -70,14 +51,16 @@ class _WrappedLines(HelpFormatter):
         )
 
 
-# --- the types: each makes a value of a text, or says what would be right ---------------------
+def _checked(make: Callable[[str], Any], wrong: str) -> Callable[[str], Any]:
+    """``make`` as a type, in whose ``wrong`` words ``{0}`` is the text and ``{1}`` the error."""
 
+    def made(text: str) -> Any:
+        try:
+            return make(text)
+        except ValueError as error:
+            raise ArgumentTypeError(wrong.format(text, error)) from None
 
-def _process_id(text: str) -> int:
-    try:
-        return check_process_id(text)
-    except InvalidProcessIdError as error:
-        raise ArgumentTypeError(str(error)) from None
+    return made
 
 
 def _file_name(text: str) -> str:
@@ -86,39 +69,25 @@ def _file_name(text: str) -> str:
     return text
 
 
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= 86_400:
-            return float(text)
-    raise ArgumentTypeError(f"{text!r}: give seconds from 0 to 86400")
-
-
 def _whole(what: str, most: int, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
         raise ArgumentTypeError(f"{text!r} is no {what}: give a number from 0 to {most}")
     return int(text)
 
 
-def _date(text: str) -> datetime:
-    with suppress(ValueError):
-        return parse_date(text)
-    right = "give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
-    raise ArgumentTypeError(f"{text!r} is no date: {right}")
-
-
+_process_id = _checked(check_process_id, "{1}")
+_seconds = _checked(lambda text: check_wait(float(text)), "{0!r}: give seconds from 0 to 86400")
+_NO_DATE = "{0!r} is no date: give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
+_date = _checked(parse_date, _NO_DATE)
 _port, _count = partial(_whole, "port", 65_535), partial(_whole, "count", 999_999_999)
 
-
-# --- the commands -----------------------------------------------------------------------------
-
-_Command = Callable[..., Callable[..., object]]
 _FLAG = {"action": "store_true"}
 _JSON = {**_FLAG, "help": "one JSON object a line"}
 
 
-def _add_cancel(command: _Command) -> None:
+def _add_jobs(command: Callable[..., Any]) -> None:
     words = "Cancels jobs, each once, at the pace that the API's rate limit allows."
-    add = command("cancel", "cancel:cancel", "cancel jobs", description=words, epilog=_EXAMPLES)
+    add = command("cancel", "cancel", "cancel jobs", description=words, epilog=_EXAMPLES)
     add("process_ids", metavar="ID", nargs="*", type=_process_id, help="a job's process_id")
     words = "more ids: a line each, CSV with a process_id column, or JSON lines; - is stdin"
     add("--from-file", metavar="FILE", type=_file_name, help=words)
@@ -132,40 +101,37 @@ def _add_cancel(command: _Command) -> None:
     add("--quiet", **_FLAG, help="no progress and no table: errors only")
     add("--yes", **_FLAG, help=f"cancel more than {ASK_FROM} jobs without asking at the terminal")
     add("--sandbox", **_FLAG, help="cancel in an embedded sandbox that holds them; needs no key")
-
-
-def _add_plan(command: _Command) -> None:
     words = "which version a cancel would go to, and why; sends nothing"
-    add = command("route", "plan:route", words)
+    add = command("route", "plan", words)
     add("process_ids", metavar="ID", nargs="+", type=_process_id)
     add("--at", metavar="DATE", type=_date, help="as if it were that date")
     add("--json", **_JSON)
     words = "what goes where from a date on, and why"
     about = f"{words}; shares are those of process ids 1 to 10,000, each decided on by itself"
-    add = command("timeline", "plan:timeline", words, description=about)
+    add = command("timeline", "plan", words, description=about)
     add("--from", dest="start", metavar="DATE", type=_date, help="default: today's")
     add("--json", **_JSON)
     words = "what is set, who still speaks v1; exit code 1: a problem; 2: a wrong setting"
-    add = command("doctor", "doctor:doctor", words)
+    add = command("doctor", "doctor", words)
     add("--json", **_JSON)
 
 
-def _add_bridge(command: _Command) -> None:
+def _add_programs(command: Callable[..., Any]) -> None:
     words = "run a command whose v1 requests are moved, with no line of it changed"
-    add = command("run", "bridge:run", words, usage="%(prog)s -- CMD ...")
+    add = command("run", "bridge", words, usage="%(prog)s -- CMD ...")
     add("--strict", **_FLAG, help="raise where a request cannot be moved")
     words = "strict, and v1 counts as gone: what still needs it raises"
     add("--rehearse", **_FLAG, help=words)
     add("--report", metavar="FILE", help="append each v1 request, and its fate")
     add("argv", metavar="CMD", nargs=REMAINDER)
-    add = command("report", "bridge:report", "what run --report FILE wrote: who still speaks v1")
+    add = command("report", "bridge", "what run --report FILE wrote: who still speaks v1")
     add("file", metavar="FILE")
     words = "a start-up file with which run also reaches Pythons that ignore PYTHONPATH (-I, -E)"
-    add = command("pth", "bridge:pth", words)
+    add = command("pth", "bridge", words)
     words = "put it there, remove it, or say whether it is there (exit code 1: it is not)"
     add("action", choices=("install", "uninstall", "status"), help=words)
     words = "a loopback proxy that moves v1 requests of clients in any language"
-    add = command("gateway", "bridge:gateway", words)
+    add = command("gateway", "bridge", words)
     add("--upstream", metavar="URL", default=DEFAULT_BASE_URL, help="where requests go")
     add("--host", default="127.0.0.1", help="loopback only; default: 127.0.0.1")
     add("--port", type=_port, default=8089, help="default: 8089")
@@ -176,10 +142,7 @@ def _add_bridge(command: _Command) -> None:
     add("--log-level", choices=levels, default="info", help="default: info")
     add("--access-log", **_FLAG, help="a line per request: no query, header or body")
     add("--report", metavar="FILE", help="append a line per v1 request to FILE")
-
-
-def _add_sandbox(command: _Command) -> None:
-    add = command("sandbox", "sandbox:sandbox", "serve the API on loopback, for trying out")
+    add = command("sandbox", "bridge", "serve the API on loopback, for trying out")
     add("--port", type=_port, default=8042, help="default: 8042")
     add("--now", metavar="DATE", type=_date, help="its clock, which runs on; default: today's")
     ids = {"nargs": "*", "type": _process_id, "default": range(1, 101)}
@@ -191,15 +154,16 @@ def _add_sandbox(command: _Command) -> None:
     words = "where a 400 has its code: error, code, message, message-prose, problem, vendor, detail"
     words += ', detail-code, detail-prose, or detail-error (the default): {"detail": {"error": …}}'
     add("--envelope", metavar="NAME", default="detail-error", help=words)
-    kinds = {"choices": MX_RECORD_CHECKED, "metavar": "KIND", "default": "empty"}
+    kinds = ("empty", "text", "host", "true", "false", "null")
     words = "what mx_record_checked is in the answer for a verified address; default: empty; else "
-    add("--mx-record-checked", **kinds, help=words + ", ".join([*MX_RECORD_CHECKED][1:]))
+    words += ", ".join(kinds[1:])
+    add("--mx-record-checked", metavar="KIND", choices=kinds, default="empty", help=words)
     add("--quiet", **_FLAG, help="no line for each request")
-    command("demo", "demo:demo", "the whole story in ten seconds, in the sandbox")
+    command("demo", "demo", "the whole story in ten seconds, in the sandbox")
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The arguments; ``run`` is the module and the function of the command.
+    """The arguments; ``module`` is where the function named as the ``command`` is.
 
     Without a ``command`` the help is printed. Wrong arguments are said, and a ``SystemExit``.
     """
@@ -211,13 +175,13 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    def command(name: str, run: str, words: str, **options: Any) -> Callable[..., object]:
+    def command(name: str, module: str, words: str, **options: Any) -> Callable[..., object]:
         added = subparsers.add_parser(name, help=words, **{"description": words, **options})
-        added.set_defaults(run=run)
+        added.set_defaults(module=module)
         return added.add_argument
 
-    for add_to in (_add_cancel, _add_plan, _add_bridge, _add_sandbox):
-        add_to(command)
+    _add_jobs(command)
+    _add_programs(command)
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command is None:
         note(parser.format_help().rstrip())

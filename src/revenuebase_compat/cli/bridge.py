@@ -1,11 +1,11 @@
-"""The commands for programs nobody edits: ``run``, ``report``, ``pth`` and ``gateway``."""
+"""The commands around other programs: ``run``, ``report``, ``pth``, ``gateway`` and ``sandbox``."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from argparse import Namespace
-from collections import Counter
 from itertools import groupby
 
 from revenuebase_compat.adopt import pth as start_up_file
@@ -15,8 +15,6 @@ from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings
 
 from .output import WRONG, OutputLost, columns, complain, note, printable, shortened, show, writing
-
-STYLES = {"moved": "green", "followed": "yellow", "left": "red"}
 
 
 def run(arguments: Namespace) -> int:
@@ -31,16 +29,15 @@ def run(arguments: Namespace) -> int:
 
 def pth(arguments: Namespace) -> int:
     """Put the start-up file of this Python in, take it away, or say whether it is there."""
-    with writing():
+    with writing(sys.stdout):
         return start_up_file.pth(arguments.action)
 
 
 def report(arguments: Namespace) -> int:
     """Print the table of a report; 1 if something was left to v1, else 0."""
     counts, unreadable = read(arguments.file)
-    room = columns()
+    room, styles = columns(), {"moved": "green", "followed": "yellow", "left": "red"}
     digits = len(str(max(counts.values(), default=0)))
-    fates: Counter[str] = Counter()
     order = sorted(counts, key=lambda key: (key[0], FATES.index(key[1]), key[2]))
     for endpoint, keys in groupby(order, key=lambda key: key[0]):
         show(shortened(printable(endpoint), room), "bold")
@@ -48,9 +45,9 @@ def report(arguments: Namespace) -> int:
             number = counts[endpoint, fate, site]
             left = f"  {fate:<8}  {number:>{digits}}  "
             # On a terminal a site gives way, in its middle.
-            show(left + shortened(printable(site), room - len(left)), STYLES[fate])
-            fates[fate] += number
-    told = ", ".join(f"{fates[fate]} {fate}" for fate in FATES if fates[fate])
+            show(left + shortened(printable(site), room - len(left)), styles[fate])
+    fates = {one: sum(n for (_, fate, _), n in counts.items() if fate == one) for one in FATES}
+    told = ", ".join(f"{number} {fate}" for fate, number in fates.items() if number)
     show(f"in all: {told or 'none'}", "bold")
     if fates["left"]:
         show(f"{fates['left']} would fail in a rehearsal", "red")
@@ -70,11 +67,12 @@ def gateway(arguments: Namespace) -> int:
         try:
             show(f"{'# listening on ' if unix else 'export REVENUEBASE_BASE_URL='}{address}")
         except OutputLost as error:
-            raise _no_stdout(str(error) or "its reader went away") from None
+            raise ConfigurationError(untold + (str(error) or "its reader went away")) from None
         note(f"forwarding to {arguments.upstream} until Ctrl-C")
 
+    untold = "the gateway's address cannot be told: "
     if getattr(sys.stdout, "name", "") == os.devnull:  # what main() puts where there was none
-        raise _no_stdout("stdout is closed")
+        raise ConfigurationError(f"{untold}stdout is closed")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("revenuebase_compat").setLevel(arguments.log_level.upper())
     same = ("upstream", "host", "port", "uds", "access_log")
@@ -89,5 +87,32 @@ def gateway(arguments: Namespace) -> int:
     return 0
 
 
-def _no_stdout(why: str) -> ConfigurationError:
-    return ConfigurationError(f"the gateway's address cannot be told: {why}")
+def sandbox(arguments: Namespace) -> int:
+    """Serve the vendor's API until Ctrl-C; 2 where an option is wrong, or the port is taken."""
+    from revenuebase_compat.testing.sandbox import RecordedRequest, Sandbox
+
+    def log(request: RecordedRequest) -> None:
+        if not arguments.quiet:
+            note(f"{request.method} {request.path} {request.status or 'no answer'}")
+
+    same = ("port", "now", "jobs", "rate_limit", "credits", "envelope")
+    texts = {"empty": "", "text": "checked", "host": "mx.example.com"}
+    kind = arguments.mx_record_checked
+    try:
+        with Sandbox(
+            **{name: getattr(arguments, name) for name in same},
+            queued_for=arguments.job_seconds,
+            processing_for=arguments.job_seconds,
+            cancelling_for=1.0,  # lest cancel --wait waits in vain
+            mx_record_checked=texts[kind] if kind in texts else json.loads(kind),
+            on_request=log,
+        ) as it:
+            show(f"export REVENUEBASE_BASE_URL={it.base_url} REVENUEBASE_API_KEY={it.api_key}")
+            note("serving until Ctrl-C")
+            it.wait()
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    except OSError as error:
+        complain(f"port {arguments.port}: {error.strerror or error}: give another --port")
+        return WRONG
+    return 0

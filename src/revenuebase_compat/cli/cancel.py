@@ -9,8 +9,8 @@ import sys
 import threading
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from revenuebase_compat.client.runtime import emit
 from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
 from revenuebase_compat.core.events import CancelEvent
 from revenuebase_compat.core.many import JobOutcome
-from revenuebase_compat.core.models import Job, JobId, JobStatus
+from revenuebase_compat.core.models import JobId, JobStatus
 from revenuebase_compat.core.routes import Route
 from revenuebase_compat.core.routing import explain
 from revenuebase_compat.core.settings import Settings
@@ -48,9 +48,10 @@ def cancel(arguments: Namespace) -> int:
     with ExitStack() as stack:
         settings = None
         if arguments.sandbox:
-            from .sandbox import serving
+            from revenuebase_compat.testing.sandbox import Sandbox
 
-            service = stack.enter_context(serving(jobs=process_ids))
+            # CANCELLING for a second only, lest --wait waits in vain
+            service = stack.enter_context(Sandbox(jobs=process_ids, cancelling_for=1.0))
             settings = Settings.from_env(api_key=service.api_key, base_url=service.base_url)
         client = stack.enter_context(Client(settings, **arguments.clocks))
         if client.settings.api_key is None:
@@ -92,27 +93,23 @@ def _declined(count: int) -> bool:
 class Batch:
     """The jobs of one run, and what became of them so far."""
 
-    def __init__(
-        self, arguments: Namespace, process_ids: Sequence[int], client: Client, journal: Journal
-    ) -> None:
-        self.records = {one: journal.done[one] for one in process_ids if one in journal.done}
-        self.todo = [one for one in process_ids if one not in self.records]
-        self.given, self.process_ids, self.journal = arguments, process_ids, journal
-        self.settings, self.wait = client.settings, arguments.wait_timeout
-        self.single = len(process_ids) == 1
+    def __init__(self, given: Namespace, ids: list[int], client: Client, journal: Journal) -> None:
+        self.records = {one: journal.done[one] for one in ids if one in journal.done}
+        self.todo = [one for one in ids if one not in self.records]
+        self.given, self.ids, self.journal = given, ids, journal
+        self.settings, self.wait = client.settings, given.wait_timeout
+        self.single = len(ids) == 1
         # Rows on the same terminal are progress enough.
-        rows = arguments.json and sys.stdout.isatty()
-        self.silent = arguments.quiet or rows or (self.single and self.wait is None)
+        rows = given.json and sys.stdout.isatty()
+        self.silent = given.quiet or rows or (self.single and self.wait is None)
         self.started: set[JobId] = set()
         self.refused: dict[int, JobRecord] = {}  #: for their rate, and given up
         self.routes: dict[int, Route | None] = {}
-        self.states: dict[int, JobStatus] = {}
-        #: Why nothing more is started, if not for Ctrl-C: as nobody reads, or another cause.
-        self.unread, self.why = "", ""
-        runtime, before, total = client.runtime, self.records.values(), len(process_ids)
+        self.unread, self.why = "", ""  #: why nothing more is started, if not for Ctrl-C
+        runtime, before, total = client.runtime, self.records.values(), len(ids)
         self.display = Display(before, total, runtime.monotonic, self.silent)
         runtime = runtime._replace(settings=replace(client.settings, on_event=self.on_event))
-        hooks = (self.on_start, self.on_status, self.display.paused)
+        hooks = (self.on_start, self.display.looked, self.display.paused)
         self.jobs = CancelJobs(runtime, self.todo, CONCURRENCY, self.wait, call_site(), *hooks)
 
     def run(self) -> int:
@@ -121,23 +118,26 @@ class Batch:
             self.show_row(one)
         left = False
         try:
-            with self.stoppable():
+            with ExitStack() as stack:
+                # Not where SIGINT is ignored (nohup), or somebody else's.
+                ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+                if ours and threading.current_thread() is threading.main_thread():
+                    stack.callback(signal.signal, signal.SIGINT, signal.default_int_handler)
+                    signal.signal(signal.SIGINT, self.stop)
+                stack.enter_context(self.display.following(self.jobs))
                 for outcome in self.jobs:
                     self.on_outcome(outcome)
         except KeyboardInterrupt:
             left = True
-        done = [self.records[one] for one in self.process_ids if one in self.records]
-        rest = [one for one in self.process_ids if one not in self.records]
+        done = [self.records[one] for one in self.ids if one in self.records]
+        rest = [one for one in self.ids if one not in self.records]
         for job in rest:
             self.show_row(self.refused.get(job) or unfinished(job, started=job in self.started))
         if not self.given.json and not self.given.quiet:
             self.attempt(self.show_table, done)
         if rest or not (self.single or self.given.quiet):
-            note(
-                self.display.summary(
-                    done, self.given.resume, self.why or self.unread, len(self.refused)
-                )
-            )
+            why = self.why or self.unread
+            note(self.display.summary(done, self.given.resume, why, len(self.refused)))
         if left:
             # The threads of the jobs under way would hold up a regular exit.
             finish()
@@ -149,10 +149,6 @@ class Batch:
     def on_start(self, process_id: JobId) -> None:
         self.started.add(process_id)
         self.attempt(self.journal.write, "started", process_id=process_id)
-
-    def on_status(self, job: Job) -> None:
-        self.states[job.process_id] = job.status
-        self.display.looked(job)
 
     def on_event(self, event: CancelEvent) -> None:
         """Called in the job's thread, before its outcome is handed out."""
@@ -185,10 +181,10 @@ class Batch:
         except (OutputLost, ConfigurationError) as error:
             if not str(error):
                 self.unread = "nobody reads stdout"
-            if str(error) and not self.why:
+            elif not self.why:
                 complain(str(error))
                 self.why = str(error)
-            if len(self.records) < len(self.process_ids):
+            if len(self.records) < len(self.ids):
                 self.stop()
 
     def stop(self, *interrupt: Any) -> None:
@@ -198,35 +194,17 @@ class Batch:
         self.jobs.stop()
         self.display.stop(again=" again" if interrupt else "", why=self.unread)
 
-    @contextmanager
-    def stoppable(self) -> Iterator[None]:
-        """Progress is shown, and Ctrl-C stops it."""
-        # Not where SIGINT is ignored (nohup), or somebody else's.
-        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        ours = ours and threading.current_thread() is threading.main_thread()
-        if ours:
-            signal.signal(signal.SIGINT, self.stop)
-        try:
-            with self.display.following(self.jobs):
-                yield
-        finally:
-            if ours:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-
     def show_table(self, done: Sequence[JobRecord]) -> None:
         """The table, or one sentence of a single job; its error was said."""
         if not self.single or (done and not self.todo):
             table(done)
         elif done and done[0].ok:
-            show(self.sentence(done[0]))
-
-    def sentence(self, row: JobRecord) -> str:
-        job, state = row["process_id"], row.get("current_status", "")
-        words = f"job {job} was cancelled before"
-        route = self.routes[job]
-        if state and route is not None:
-            name, why = printable(row["filename"]), explain(route, self.settings)
-            words = f"job {job} ({name}) is {printable(state)}, by API {route}: {why}"
-        ended = self.states.get(job, JobStatus.of(state)) is JobStatus.CANCELLED
-        late = self.wait is not None and not ended
-        return f"{words}; it had not ended in {self.wait:g} s" if late else words
+            job, state = done[0]["process_id"], done[0].get("current_status", "")
+            words, route = f"job {job} was cancelled before", self.routes[job]
+            if state and route is not None:
+                name, why = printable(done[0]["filename"]), explain(route, self.settings)
+                words = f"job {job} ({name}) is {printable(state)}, by API {route}: {why}"
+            last = JobStatus.of(self.display.seen or state)
+            if self.wait is not None and last is not JobStatus.CANCELLED:
+                words += f"; it had not ended in {self.wait:g} s"
+            show(words)

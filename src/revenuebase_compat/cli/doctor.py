@@ -25,7 +25,7 @@ from revenuebase_compat.client import flags
 from revenuebase_compat.core.endpoints import ENDPOINTS
 from revenuebase_compat.core.errors import ApiVersionRetiredError, ConfigurationError
 from revenuebase_compat.core.responses import readable
-from revenuebase_compat.core.routes import V1, Route, RouteReason
+from revenuebase_compat.core.routes import DEFAULT, ROLLOUT, V1, Route
 from revenuebase_compat.core.routing import decide, explain
 from revenuebase_compat.core.settings import DEFAULT_BASE_URL, VARIABLES, Rollout, Settings
 
@@ -64,15 +64,15 @@ def report(environ: Mapping[str, str], now: datetime) -> list[Finding]:
 
 
 def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
-    given = environ.get(variable, "").strip()
+    given = environ.get(variable, "")
     try:
         # One at a time, so that every wrong one is seen.
-        settings = Settings.from_env({variable: environ[variable]} if given else {})
+        settings = Settings.from_env({variable: given})
     except ConfigurationError as error:
         words = str(error).replace(f"{name} ({variable})", variable, 1)
         return Finding("problem", "setting", name, "unusable", words)
     value = getattr(settings, name)
-    shown, origin, remark = _shown(value), variable if given else "default", ""
+    shown, origin, remark = _shown(value), variable if given.strip() else "default", ""
     if name == "api_key":
         shown = "present" if value else "missing"
         if value is None:
@@ -113,7 +113,6 @@ def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _route(settings: Settings, now: datetime) -> Finding:
-    """Where a cancel goes at ``now``."""
     share = settings.v2_rollout.share(now)
     try:
         next(decide(settings, 1, now, v1_retired=False))
@@ -126,9 +125,8 @@ def _route(settings: Settings, now: datetime) -> Finding:
         words = f"v2_flag decides; where it has no opinion, {share:g} % of the jobs go to v2"
         return Finding("note", "route", "today", "v1 or v2 (FLAG)", words)
     value = str(route)
-    if route.reason in (RouteReason.ROLLOUT, RouteReason.DEFAULT) and 0 < share < 100:
-        value = f"v2 (ROLLOUT) for {share:g} % of the jobs, else v1 (DEFAULT)"
-        route = Route(V1, RouteReason.DEFAULT)
+    if route in (ROLLOUT, DEFAULT) and 0 < share < 100:
+        value, route = f"{ROLLOUT} for {share:g} % of the jobs, else {DEFAULT}", DEFAULT
     severity = "ok"
     if route.version is V1:
         severity = "problem" if now >= settings.v1_sunset else "note"
@@ -136,7 +134,6 @@ def _route(settings: Settings, now: datetime) -> Finding:
 
 
 def _sdk() -> Iterator[Finding]:
-    """The vendor's SDK, and what of it the bridge covers."""
     version = _installed(SDK)
     if version is None:
         return

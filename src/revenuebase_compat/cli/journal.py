@@ -14,10 +14,7 @@ from revenuebase_compat.core.many import JobOutcome
 from revenuebase_compat.core.models import check_process_id
 from revenuebase_compat.core.routes import Route
 
-#: How each line of a journal begins.
-_BEGIN = b'{"event": "'
-#: Errors that another try would end in as well.
-_FINAL = ("AlreadyCancelledError", "NotCancellableError", "JobNotFoundError")
+_BEGIN = b'{"event": "'  # of each line of a journal
 
 
 class JobRecord(dict[str, Any]):
@@ -31,7 +28,8 @@ class JobRecord(dict[str, Any]):
     @property
     def final(self) -> bool:
         """Whether another try cannot change it."""
-        return self.ok or (self["error"] in _FINAL and not self["outcome_unknown"])
+        lasts = self.get("error") in ("NotCancellableError", "JobNotFoundError")
+        return self.ok or (lasts and not self["outcome_unknown"])
 
     @property
     def name(self) -> str:
@@ -51,9 +49,8 @@ def finished(outcome: JobOutcome, route: Route | None) -> JobRecord:
     """The record of a job that finished."""
     if outcome.error is not None:
         return failed(outcome.process_id, outcome.error, route)
-    found = outcome.result.to_dict()
-    first = {key: found[key] for key in ("version", "reason", "attempts")}
-    return JobRecord({"process_id": outcome.process_id, "ok": True, **first, **found})
+    first = dict.fromkeys(("process_id", "ok", "version", "reason", "attempts"))
+    return JobRecord({**first, **outcome.result.to_dict(), "ok": True})
 
 
 def failed(process_id: int | str, error: CancelError, route: Route | None = None) -> JobRecord:
@@ -81,19 +78,18 @@ def unfinished(process_id: int, *, started: bool) -> JobRecord:
 
 
 class Journal:
-    """What was started and what is done, a JSON line each, written and flushed as it goes.
+    """What was started and what is done, a JSON line each, flushed as it goes; locked while open.
 
     After a ``kill -9`` at most the jobs under way are *started* and not *done*. They are repeated,
-    and found cancelled already they count as done. The first line names the server, whose jobs
-    these are; the file is locked as long as it is open. Without a path nothing is kept.
+    and found cancelled already they count as done. Without a path nothing is kept.
 
-    A file that is in use, of another server, or no journal is a ``ConfigurationError``.
+    Raises:
+        ConfigurationError: the file is in use, of another server, or no journal.
     """
 
     def __init__(self, path: str | None, base_url: str) -> None:
         self.done: dict[int, JobRecord] = {}
-        self._path = path
-        self._base_url = base_url
+        self._path, self._base_url = path, base_url
         self._file: BinaryIO | None = None
         if path is None:
             return
@@ -156,7 +152,6 @@ class Journal:
                 self._refuse(error.strerror or str(error))
 
     def close(self) -> None:
-        """Close the file, which unlocks it."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()

@@ -1,8 +1,4 @@
-"""The command ``revenuebase-compat``: arguments in, lines and exit codes out.
-
-Results go to stdout, notices and progress to stderr. Exit codes: 0 all cancelled, 1 some job
-was not, 2 wrong usage or settings, 130 stopped or unread. A command's module is imported when run.
-"""
+"""The command ``revenuebase-compat``: arguments in, lines and exit codes out."""
 
 from __future__ import annotations
 
@@ -31,9 +27,9 @@ def main(argv: Sequence[str] | None = None, **clocks: Any) -> int:
         if arguments.command is None:
             return WRONG
         arguments.clocks = clocks
-        module, _, function = arguments.run.partition(":")
-        code = getattr(import_module(f".{module}", __package__), function)(arguments)
-        with output.writing():  # what a hook of the user's has printed
+        module = import_module(f".{arguments.module}", __package__)
+        code = getattr(module, arguments.command)(arguments)
+        with output.writing(sys.stdout):  # what a hook of the user's has printed
             return code
     except (ConfigurationError, InvalidProcessIdError, MissingExtraError) as error:
         complain(str(error))

@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from .journal import JobRecord
 
-#: The exit codes for wrong usage and settings, and for Ctrl-C or a reader who left.
+#: Exit codes: wrong usage or settings; Ctrl-C, or a reader who left.
 WRONG, STOPPED = 2, 130
 
 COLUMNS = ("job", "file", "status", "version", "reason", "attempts")
-#: Left out in this order where a terminal is too narrow.
-OPTIONAL = ("attempts", "file", "reason", "version")
+OPTIONAL = ("attempts", "file", "reason", "version")  #: left out in this order, for want of room
 
 
 class OutputLost(Exception):
-    """stdout cannot be written; the text says why, and is empty where its reader left."""
+    """stdout takes no more; the text says why, and is empty where its reader left."""
 
 
 def set_up() -> None:
@@ -42,17 +41,15 @@ def set_up() -> None:
 def finish() -> None:
     """Flush, so that Python finds nothing left that could fail, which would be exit code 120."""
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            _drop(stream)
+        with suppress(OutputLost), writing(stream):
+            pass
 
 
-def printable(text: str) -> str:
-    """One line that moves no cursor, with an escape for what the encoding does not have."""
-    line = "".join(char if char.isprintable() else " " for char in text)
+def printable(text: str, kept: str = "") -> str:
+    """What moves no cursor, but for ``kept``, with escapes for what the encoding does not have."""
+    shown = "".join(char if char.isprintable() or char in kept else " " for char in text)
     encoding = sys.stdout.encoding or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def shortened(text: str, width: int) -> str:
@@ -68,16 +65,18 @@ def columns() -> int:
 
 
 @contextmanager
-def writing() -> Iterator[None]:
-    """What writes to stdout. Raises ``OutputLost`` where that fails, and drops what comes after."""
+def writing(stream: TextIO) -> Iterator[None]:
+    """What writes there. Raises ``OutputLost`` where that fails, and drops what comes after."""
     try:
         yield
-        sys.stdout.flush()
+        stream.flush()
     except (OSError, ValueError) as error:
-        _drop(sys.stdout)
-        if isinstance(error, BrokenPipeError):
-            raise OutputLost from None
-        raise OutputLost(f"stdout: {getattr(error, 'strerror', None) or error}") from None
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+        why = f"stdout: {getattr(error, 'strerror', None) or error}"
+        raise OutputLost("" if isinstance(error, BrokenPipeError) else why) from None
 
 
 def show(text: str, style: str = "", indent: int | None = None) -> None:
@@ -85,36 +84,34 @@ def show(text: str, style: str = "", indent: int | None = None) -> None:
 
     With an ``indent`` a line is wrapped that the terminal is too narrow for, and its rest indented.
     """
-    text = _lines(text)
+    text = printable(text, kept="\n")
     if indent is not None:
         room = columns()
         wrap = TextWrapper(room, "", " " * min(indent, room // 3), break_on_hyphens=False)
         text = "\n".join(map(wrap.fill, text.split("\n")))
-    with writing():
-        console = _console(sys.stdout) if style else None
-        if console is None:
+    with writing(sys.stdout):
+        rich = console(sys.stdout) if style else None
+        if rich is None:
             print(text)
         else:
-            console.print(text, style=style)
+            rich.print(text, style=style, soft_wrap=True)
 
 
-@lru_cache(1)
-def _console(stdout: TextIO) -> Any:
-    if stdout.isatty():
+@lru_cache(2)
+def console(stream: TextIO) -> Any:
+    """rich's, for stdout or stderr; ``None`` where that is no terminal, or rich is missing."""
+    if stream.isatty():
         with suppress(ImportError):
             from rich.console import Console
 
-            return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+            return Console(file=stream, highlight=False, markup=False, emoji=False)
     return None
 
 
 def note(text: str) -> None:
     """Lines on stderr, where there is one; in one piece, as threads write, too."""
-    try:
-        sys.stderr.write(_lines(text) + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        _drop(sys.stderr)
+    with suppress(OutputLost), writing(sys.stderr):
+        sys.stderr.write(printable(text + "\n", kept="\n"))
 
 
 def complain(text: str, who: str = "revenuebase-compat") -> None:
@@ -123,12 +120,21 @@ def complain(text: str, who: str = "revenuebase-compat") -> None:
 
 
 def table(records: Iterable[JobRecord]) -> None:
-    """``show`` all jobs, those not cancelled last; on a terminal as wide as that, in colour."""
+    """``show`` all jobs, those not cancelled last; on a terminal as wide as that, in colour.
+
+    File names are shortened in their middle, then columns are left out; the rest stays whole.
+    """
     chosen = sorted(records, key=lambda record: not record.ok)
     rows = [COLUMNS, *(map(printable, record.cells) for record in chosen)]
     cells = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     widths = {name: max(map(len, texts)) for name, texts in cells.items()}
-    _fit(widths, columns())
+    beyond = sum(widths.values()) + 2 * (len(widths) - 1) - columns()
+    spared = min(max(beyond, 0), max(widths["file"] - 8, 0))
+    widths["file"] -= spared
+    beyond -= spared
+    for name in OPTIONAL:
+        if beyond > 0:
+            beyond -= widths.pop(name) + 2
     aligned = []
     for name, width in widths.items():
         align = str.rjust if name in ("job", "attempts") else str.ljust
@@ -136,26 +142,3 @@ def table(records: Iterable[JobRecord]) -> None:
     styles = ["bold", *("green" if record.ok else "red" for record in chosen)]
     for style, *row in zip(styles, *aligned, strict=True):
         show("  ".join(row), style)
-
-
-def _fit(widths: dict[str, int], room: int) -> None:
-    """File names are shortened in their middle, then columns are left out; the rest stays whole."""
-    beyond = sum(widths.values()) + 2 * (len(widths) - 1) - room
-    shorter = max(widths["file"] - max(beyond, 0), min(widths["file"], 8))
-    beyond -= widths["file"] - shorter
-    widths["file"] = shorter
-    for name in OPTIONAL:
-        if beyond > 0:
-            beyond -= widths.pop(name) + 2
-
-
-def _lines(text: str) -> str:
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def _drop(stream: TextIO) -> None:
-    """Have what cannot be written go nowhere, so that nothing fails again."""
-    with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)

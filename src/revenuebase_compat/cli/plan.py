@@ -16,8 +16,7 @@ from revenuebase_compat.core.timeline import timeline as periods_of
 from .journal import failed
 from .output import complain, show
 
-#: What stands for a route where calls fail.
-RETIRED = ApiVersionRetiredError.__name__
+RETIRED = ApiVersionRetiredError.__name__  #: stands for a route where calls fail
 
 
 def route(arguments: Namespace) -> int:

@@ -1,7 +1,4 @@
-"""How ``revenuebase-compat cancel`` shows on stderr what it is at.
-
-rich (extra ``cli``) draws on a terminal; plain lines stand in.
-"""
+"""How ``revenuebase-compat cancel`` shows on stderr what it is at."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from revenuebase_compat.core.many import WINDOW
 from revenuebase_compat.core.models import Job
 
 from .journal import JobRecord
-from .output import note, printable
+from .output import console, note, printable
 
 _PAUSED = "the rate limit is used up: going on in {}"
 
@@ -37,12 +34,13 @@ def _listed(counts: Counter[str]) -> str:
 
 
 class Display:
-    """Progress on stderr while jobs finish: with rich on a terminal live, else a line a job."""
+    """Progress while jobs finish: live on a terminal with rich (extra ``cli``), else in lines."""
 
     def __init__(
         self, before: Iterable[JobRecord], total: int, monotonic: Callable[[], float], quiet: bool
     ) -> None:
         self.stopping = ""  #: what is said once no further job is started
+        self.seen = ""  #: the status that was seen last
         self._total, self._monotonic, self._quiet = total, monotonic, quiet
         self._counts = Counter(found.name for found in before)
         self._before = self._counts.total()
@@ -58,9 +56,8 @@ class Display:
 
     @contextmanager
     def following(self, jobs: CancelJobs) -> Iterator[None]:
-        """Show how these jobs get on."""
         self._jobs = jobs
-        if sys.stderr.isatty() and not self._quiet:
+        if not self._quiet:
             self._live = self._new_live()
         if self._live is None:
             yield
@@ -78,28 +75,39 @@ class Display:
                 self._live.stop()
 
     def _new_live(self) -> Any:
-        try:
-            from rich.console import Console, Group
-            from rich.live import Live
-            from rich.progress_bar import ProgressBar
-            from rich.table import Table
-            from rich.text import Text
-        except ImportError:
+        terminal = console(sys.stderr)
+        if terminal is None or terminal.is_dumb_terminal:
             return None
-        console = Console(stderr=True, highlight=False)
-        if console.is_dumb_terminal:
-            return None
+        from rich.console import Group
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
 
         def drawn() -> Group:
-            done, (first, *rest) = self._drawn()
-            bar = ProgressBar(self._total, done, max(5, min(40, console.width - 34)))
+            with self._lock:
+                now = self._monotonic()
+                rate = sum(now - time < WINDOW for time in self._times)
+                counts, states = Counter(self._counts), Counter(self._states.values())
+            done = counts.total()
+            left, finished = self._total - done, done - self._before
+            first, below = f"{done}/{self._total}  {rate}/min", [_listed(counts)]
+            if finished and not states:
+                each = (now - self._began - self._paused) / finished
+                first += f"  {span(self._jobs.pauses(left) + left * each)} left"
+            if states:
+                below.append(f"{self._jobs.under_way} under way: {_listed(states)}")
+            if self.stopping:
+                below.append(self.stopping)
+            elif self._resumes > now:
+                below.append(_PAUSED.format(span(self._resumes - now)))
+            bar = ProgressBar(self._total, done, max(5, min(40, terminal.width - 34)))
             grid = Table.grid(padding=(0, 1))
             grid.add_row(bar, first)
-            return Group(grid, *map(Text, rest))
+            return Group(grid, *filter(None, below))
 
         # Results go to stdout, whatever stderr is: only the latter's lines go above the bar.
         options: Any = {"auto_refresh": False, "transient": True, "redirect_stdout": False}
-        return Live(get_renderable=drawn, console=console, **options)
+        return Live(get_renderable=drawn, console=terminal, **options)
 
     def _draw(self) -> None:
         ended = False
@@ -107,35 +115,14 @@ class Display:
             ended = self._ended.wait(0.1)
             with suppress(OSError):
                 while self._above:
-                    text = printable(self._above.popleft())
-                    self._live.console.print(text, style="red", markup=False, emoji=False)
+                    self._live.console.print(printable(self._above.popleft()), style="red")
                 self._live.refresh()
-
-    def _drawn(self) -> tuple[int, list[str]]:
-        """What is shown live: how many are done, and lines of text."""
-        with self._lock:
-            now = self._monotonic()
-            rate = sum(now - time < WINDOW for time in self._times)
-            counts, states = Counter(self._counts), Counter(self._states.values())
-        done = counts.total()
-        left, finished = self._total - done, done - self._before
-        lines = [f"{done}/{self._total}  {rate}/min", _listed(counts)]
-        if finished and not states:
-            each = (now - self._began - self._paused) / finished
-            lines[0] += f"  {span(self._jobs.pauses(left) + left * each)} left"
-        if states:
-            lines.append(f"{self._jobs.under_way} under way: {_listed(states)}")
-        if self.stopping:
-            lines.append(self.stopping)
-        elif self._resumes > now:
-            lines.append(_PAUSED.format(span(self._resumes - now)))
-        return done, [line for line in lines if line]
 
     def looked(self, job: Job) -> None:
         """A job that is being waited for was looked at."""
         with self._lock:
             before = self._states.get(job.process_id)
-            self._states[job.process_id] = job.current_status
+            self._states[job.process_id] = self.seen = job.current_status
         if before != job.current_status:
             self._say(f"job {job.process_id} is {printable(job.current_status)}")
 
@@ -149,15 +136,13 @@ class Display:
         self._seen, self._resumes = now, now + seconds
 
     def finished(self, found: JobRecord) -> None:
-        """A job is done with."""
-        job = found["process_id"]
         with self._lock:
-            self._states.pop(job, None)
+            self._states.pop(found["process_id"], None)
             self._times.append(self._monotonic())
             self._counts[found.name] += 1
             done = self._counts.total()
         said = found.name if found.ok else f"{found.name}: {found['message']}"
-        self._say(f"{done}/{self._total} job {job} {said}")
+        self._say(f"{done}/{self._total} job {found['process_id']} {said}")
         if self._live is not None and not found.ok:
             self._above.append(said)
 
@@ -167,8 +152,8 @@ class Display:
 
     def stop(self, again: str, why: str) -> None:
         """No further job is started. For a signal's handler: nothing that may be under way."""
-        reason = f"{why}: " if why else ""
-        words = f"{reason}stopping when the jobs under way are done; Ctrl-C{again}: now"
+        words = f"stopping when the jobs under way are done; Ctrl-C{again}: now"
+        words = f"{why}: {words}" if why else words
         if self._live is None and not self.stopping:
             with suppress(OSError):
                 os.write(2, f"{words}\n".encode())
