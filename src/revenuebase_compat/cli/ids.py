@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -14,8 +15,13 @@ NAMED = 20  #: bad lines that are named
 
 
 def decode(data: bytes) -> str:
-    """UTF-8, 16 or 32, with a byte order mark or without; other bytes are left as escapes."""
-    return data.decode(json.detect_encoding(data), "backslashreplace")
+    """UTF-8 or UTF-16, with a byte order mark or without; other bytes are left as escapes."""
+    encoding = "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in data[:2]:
+        encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
+    return data.decode(encoding, "backslashreplace")
 
 
 def read_ids(text: str, source: str) -> list[int]:
