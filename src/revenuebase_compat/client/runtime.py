@@ -14,7 +14,6 @@ from revenuebase_compat.core.settings import Settings
 
 from . import flags, notices
 from .memory import memory
-from .process import from_handler
 
 if TYPE_CHECKING:
     from revenuebase_compat.core.events import CancelEvent
@@ -41,7 +40,7 @@ def call_context(
     monotonic: Callable[[], float] = time.monotonic,
     random: Callable[[], float] = jitter,
 ) -> CallContext:
-    """What one call reads of the world and tells it, with the memory of this process."""
+    """For one call, with the memory of this process."""
     given = settings, clock, monotonic, random, memory.retired_at, notify
     return CallContext(*given, partial(emit, settings))
 
@@ -49,20 +48,11 @@ def call_context(
 def emit(settings: Settings, event: CancelEvent) -> None:
     """Tell ``on_event`` of a finished call; what it raises is logged."""
     try:
-        heard = settings.on_event
-        if isinstance(heard, str):
-            heard = flags.resolve("on_event", heard)
+        heard = flags.resolve("on_event", settings.on_event)
         if heard is not None:
             heard(event)
     except Exception as error:
-        if from_handler(error):
-            raise
-        notices.log(
-            ("on_event", type(error)),
-            "warning",
-            f"on_event failed ({type(error).__name__}: {error}); the call was not touched",
-            time.monotonic(),
-        )
+        flags.log_failure("on_event failed", error, "the call was not touched")
 
 
 class Runtime(NamedTuple):
@@ -79,7 +69,7 @@ class Runtime(NamedTuple):
     ask: Callable[..., Any] = flags.ask
 
     def context(self, site: notices.CallSite | None = None) -> CallContext:
-        """What a call is given; ``site`` is the user's line, where it is off the stack by then."""
+        """For one call; ``site`` is the user's line, where it is off the stack by then."""
         notify = notices.tell if site is None else partial(notices.tell, site=site)
         return call_context(self.settings, notify, self.clock, self.monotonic, self.random)
 
