@@ -1,28 +1,29 @@
 """The senders: one request out, one answer in; nothing is decided here, no redirect is followed.
 
 Own pools are free lists of single-connection transports of httpx's, which are faster than
-``httpx.Client``, and of which one that went wrong can be thrown away whole.
-
-What the transport raises comes back as ``NoResponse``: plain data, as the frames of a traceback
-would hold the key. What cannot be set up is a ``ConfigurationError``; all else passes through.
+``httpx.Client``, and of which one that went wrong can be thrown away whole. What the transport
+raises comes back as ``NoResponse``: the frames of a traceback would hold the key. All else, such as
+the time limit of a signal handler, is not ours to swallow.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections import deque
 from contextlib import closing, suppress
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, unpack
+from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
 from revenuebase_compat.core.endpoints import Request
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
-from .transport_errors import no_response_from, raise_foreign
+from .process import causes, frames, raised_by_handler
 from .watchdog import Attempt, place, watchdog
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ class Sender:
     def __init__(self, settings: Settings, http_client: Any) -> None:
         self._settings = settings
         self._theirs = http_client
-        #: Whether ``close()`` was called.
         self.closed = False
         #: What goes on until it ends, or the client is closed; each has a ``close()``.
         self.under_way: WeakSet[Any] = WeakSet()
@@ -67,36 +67,35 @@ class Sender:
         return made
 
     def _keep(self, connection: Connection, free: deque[Connection]) -> Connection | None:
-        """Keep it for the next request; returns what is to be closed, if there is one too many."""
+        """Keep it for the next request; returns what is to be closed, if anything."""
         if self.closed:
             return connection
         connection.idle_since = time.monotonic()
         free.append(connection)
-        try:
+        with suppress(IndexError):  # another thread took the last
             if len(free) > MAX_IDLE or time.monotonic() - free[0].idle_since > IDLE_FOR:
                 return free.popleft()
-        except IndexError:  # another thread took the last
-            pass
         return None
 
 
 class SyncSender(Sender):
     """Sends for ``Client``; thread-safe, and a forked child opens connections of its own."""
 
-    def __init__(self, settings: Settings, http_client: httpx.Client | None = None) -> None:
+    _addresses, _counted_until = 1, 0.0
+
+    def __init__(self, settings: Settings, http_client: Any) -> None:
         super().__init__(settings, http_client)
         self._free: deque[Connection] = deque()
-        self._addresses = 1
-        self._counted_until = 0.0
 
     def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return self._send_theirs(request, timeout)
         prepared = self._factory.request(request)
         connection = self._acquire()
-        addresses = self._count_addresses if connection.direct else None
-        attempt, guard = Attempt(timeout, prepared.extensions, addresses), watchdog()
+        attempt, guard = Attempt(timeout, prepared.extensions), watchdog()
         attempt.socket = connection.socket
+        if connection.direct:
+            attempt.addresses = self._count_addresses
         try:
             guard.start(attempt)
             prepared.extensions["timeout"] = attempt
@@ -104,18 +103,19 @@ class SyncSender(Sender):
             connection.socket = response.extensions["network_stream"].get_extra_info("socket")
             answer = _read(response, attempt)
             response.stream.close()
+            guard.finish(attempt)
+            if attempt.overdue:  # it ended because we ended it: there may be more of it
+                raise TimeoutError
         except BaseException as error:
-            # Not connection.close(): the frames that were interrupted may hold a lock.
-            raise_foreign(error, attempt.abandon)
-            self._drop(connection)
-            return no_response_from(error, attempt)
+            # First, and not connection.close(): frames that were interrupted may hold a lock.
+            answer = no_response_from(error, attempt)
+            connection.close()
+            if connection.idle_since:  # what was idle beside it may be as dead
+                _close_all(self._free)
+            return answer
         finally:
             guard.finish(attempt)
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
-        if attempt.overdue:
-            self._drop(connection)
-            # It ended because we ended it: what there is of it may not be all.
-            return no_response_from(TimeoutError(), attempt)
         surplus = self._keep(connection, self._free)
         if surplus is not None:
             surplus.close()
@@ -129,7 +129,6 @@ class SyncSender(Sender):
             with closing(sent) as response:
                 return _read(response, attempt)
         except BaseException as error:
-            raise_foreign(error)
             return no_response_from(error)
 
     def _acquire(self) -> Connection:
@@ -153,12 +152,6 @@ class SyncSender(Sender):
                 self._addresses = 1
             self._counted_until = time.monotonic() + IDLE_FOR
         return self._addresses
-
-    def _drop(self, connection: Connection) -> None:
-        """Close what failed, and if it was kept also what was idle beside it: it may be as dead."""
-        connection.close()
-        if connection.idle_since:
-            _close_all(self._free)
 
     def close(self) -> None:
         """Close what is idle; what is in use closes when its call ends."""
@@ -191,3 +184,59 @@ def _read(response: httpx.Response, attempt: Attempt) -> AttemptOutcome:
 def decoded(response: httpx.Response) -> AttemptOutcome:
     headers = [pair for pair in response.headers.raw if pair[0].lower() != b"content-encoding"]
     return unpack(response.status_code, headers, response.content)
+
+
+# Only what the transport raises is an attempt that failed. By the names of modules and classes, so
+# that httpx2's count as well.
+_TRANSPORTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "anyio", "socksio"})
+
+_NOT_SENT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "LocalProtocolError",
+    "InvalidURL",
+}
+
+
+def no_response_from(error: BaseException, attempt: Attempt | None = None) -> NoResponse:
+    """What the transport's exception tells of the attempt, as plain data.
+
+    One that is not the transport's, or one of those that it hides, is raised, and the attempt is
+    abandoned. A handler's own ``TimeoutError`` comes out of httpcore as a ``ReadTimeout``, so the
+    origin is looked at.
+    """
+    kinds = type(error).__mro__
+    failed = OSError in kinds or any(_is_transport(kind.__module__) for kind in kinds)
+    other = raised_by_handler(error) if failed else error
+    if other is not None:
+        if attempt is not None:
+            attempt.abandon()
+        # Not with the transport's frames, whose locals hold the key.
+        other.__traceback__ = _without_transport(other.__traceback__)
+        try:
+            raise other
+        finally:
+            del other, error  # this frame is in the traceback: no circle for the collector
+    names = {kind.__name__ for kind in kinds}
+    sent = not names & _NOT_SENT and (attempt is None or attempt.sent)
+    if any(getattr(one, "errno", None) in (errno.EMFILE, errno.ENFILE) for one in causes(error)):
+        reason = "no file descriptor is left (EMFILE): raise the limit (ulimit -n), or send fewer"
+        return NoResponse(f"{reason} requests at once", sent)
+    if (attempt is not None and attempt.overdue) or names & {"TimeoutException", "TimeoutError"}:
+        return NoResponse(f"{'the answer' if sent else 'connecting'} took too long", sent, True)
+    return NoResponse(f"{type(error).__name__}: {error}", sent)
+
+
+def _is_transport(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in _TRANSPORTS
+
+
+def _without_transport(traceback: TracebackType | None) -> TracebackType | None:
+    rest: TracebackType | None = None
+    for one in reversed(list(frames(traceback))):
+        if not _is_transport(one.tb_frame.f_globals.get("__name__")):
+            rest = TracebackType(rest, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return rest

@@ -8,14 +8,13 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
 from revenuebase_compat.core.endpoints import Request
 from revenuebase_compat.core.settings import Settings
 
-from .transport import Sender, decoded
-from .transport_errors import no_response_from, raise_foreign
+from .transport import Sender, decoded, no_response_from
 from .watchdog import Attempt, place
 
 if TYPE_CHECKING:
@@ -54,12 +53,7 @@ class AsyncSender(Sender):
 
     asynchronous = True
 
-    def __init__(
-        self,
-        settings: Settings,
-        http_client: httpx.AsyncClient | None = None,
-        max_connections: int = 100,
-    ) -> None:
+    def __init__(self, settings: Settings, http_client: Any, max_connections: int) -> None:
         super().__init__(settings, http_client)
         self._most = max_connections
         self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
@@ -68,20 +62,16 @@ class AsyncSender(Sender):
     async def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return await self._send_theirs(request, timeout)
-        pool = await self._pool()
-        if pool.room.locked():
-            began = time.monotonic()
-            try:
-                async with asyncio_timeout(left):
-                    await pool.room.acquire()
-            except TimeoutError:
-                reason = f"no connection was free (max_connections is {self._most})"
-                return NoResponse(reason, sent=False, timeout=True)
-            timeout = min(timeout, max(left - (time.monotonic() - began), 0.001))
-        else:
-            await pool.room.acquire()  # without a pause
+        pool, began = await self._pool(), time.monotonic()
         try:
-            return await self._exchange(pool, request, timeout)
+            async with asyncio_timeout(left):
+                await pool.room.acquire()
+        except TimeoutError:
+            reason = f"no connection was free (max_connections is {self._most})"
+            return NoResponse(reason, sent=False, timeout=True)
+        try:
+            left = max(left - (time.monotonic() - began), 0.001)
+            return await self._exchange(pool, request, min(timeout, left))
         finally:
             pool.room.release()
 
@@ -97,10 +87,10 @@ class AsyncSender(Sender):
         except BaseException as error:
             await connection.close()
             await attempt.close_async()
-            raise_foreign(error)
+            answer = no_response_from(error, attempt)
             if connection.idle_since:  # what was idle beside it may be as dead
                 await pool.close_idle()
-            return no_response_from(error, attempt)
+            return answer
         finally:
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
         surplus = self._keep(connection, pool.free)
@@ -117,7 +107,6 @@ class AsyncSender(Sender):
                     await self._theirs.send(prepared, stream=True, follow_redirects=False)
                 )
         except BaseException as error:
-            raise_foreign(error)
             return no_response_from(error)
 
     async def _pool(self) -> _Pool:
