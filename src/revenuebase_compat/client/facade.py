@@ -6,8 +6,9 @@ import atexit
 import inspect
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
@@ -28,17 +29,12 @@ if TYPE_CHECKING:
     from .many import AsyncCancelJobs, CancelJobs
 
 
-T = TypeVar("T")
-
-
 class _Base:
     """What both clients share: the checks of what they are given, and the flows they drive."""
 
     runtime: Runtime
 
-    def __init__(
-        self, settings: Settings | None, http_client: object, *, asynchronous: bool
-    ) -> None:
+    def __init__(self, settings: Settings | None, http_client: object, asynchronous: bool) -> None:
         if settings is None:
             settings = Settings.from_env()
         if not isinstance(settings, Settings):
@@ -56,9 +52,7 @@ class _Base:
                 time.monotonic(),
             )
         for name in ("v2_flag", "on_event"):
-            named = getattr(settings, name)
-            if isinstance(named, str):
-                flags.resolve(name, named)  # wrong now rather than amid a cancel
+            flags.resolve(name, getattr(settings, name))  # wrong now rather than amid a cancel
         send = inspect.iscoroutinefunction(getattr(http_client, "send", None))
         made = hasattr(http_client, "build_request") and send is asynchronous
         if http_client is not None and not made:
@@ -77,28 +71,28 @@ class _Base:
     ) -> cancellation.Flow:
         self.runtime.send.check_open()
         checked, seconds = check_process_id(process_id), check_wait(wait)
-        return cancellation.cancel(context, checked, seconds, already_cancelled=already_cancelled)
+        steps = cancellation.cancel(context, checked, seconds, already_cancelled=already_cancelled)
+        return (yield from steps)
 
     def _get_job(self, context: calls.CallContext, process_id: JobId) -> cancellation.Steps[Job]:
         self.runtime.send.check_open()
-        return cancellation.get_job(context, check_process_id(process_id))
+        return (yield from cancellation.get_job(context, check_process_id(process_id)))
 
     def _route(self, process_id: JobId) -> Generator[EvaluateFlag, bool | None, Route]:
         context = self.runtime.context()
-        now = calls.now_of(context)
-        return calls.route(context, check_process_id(process_id), now)
+        return calls.route(context, check_process_id(process_id), calls.now_of(context))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} holds connections: pickle its settings instead")
 
 
-class Client(_Base):
+class Client(_Base, AbstractContextManager["Client"]):
     """Cancels jobs, synchronously; thread-safe, and usable on both sides of ``os.fork()``.
 
     Args:
-        settings: how; those of the environment where none are given.
-        http_client: an ``httpx.Client`` or ``httpx2.Client`` of your own to send with. Its
-            proxies, TLS settings and hooks are yours, and so is closing it.
+        settings: those of the environment where none are given.
+        http_client: an ``httpx.Client`` or ``httpx2.Client`` of your own to send with; closing it
+            is yours.
         clock: gives the time as an aware ``datetime``; decides the version.
         monotonic: gives seconds; measures deadlines and memory.
         sleep: waits seconds.
@@ -121,8 +115,8 @@ class Client(_Base):
         super().__init__(settings, http_client, asynchronous=False)
         from .transport import SyncSender
 
-        self._send = SyncSender(self.settings, http_client)
-        self.runtime = Runtime(self.settings, clock, monotonic, random, sleep, self._send)
+        send = SyncSender(self.settings, http_client)
+        self.runtime = Runtime(self.settings, clock, monotonic, random, sleep, send)
 
     def cancel_job(
         self,
@@ -136,18 +130,15 @@ class Client(_Base):
         Args:
             process_id: an integer from 1 on (anything with ``__index__``, but ``bool``), or a
                 string of digits.
-            wait: seconds, 0 to 86,400, beside ``timeout``, to wait for the job to end: one that is
-                ``PROCESSING`` may not stop at once. When they are over, the result has the status
-                that was seen last.
-            already_cancelled: what a job that was cancelled before is, for this call: ``"raise"``
-                for ``AlreadyCancelledError``, ``"return"`` for a result; by the settings where it
-                is not given.
+            wait: seconds, 0 to 86,400, beside ``timeout``, to wait for the job to end. When they
+                are over, the result has the status that was seen last.
+            already_cancelled: ``"raise"`` or ``"return"``, in place of the setting.
 
         Raises:
             CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
-                been cancelled all the same. ``NotCancellableError`` where the job was seen to
-                complete before it could be cancelled. What does not come from the transport (the
-                time limit of a signal handler, say) is raised as it is.
+                been cancelled all the same. ``NotCancellableError`` also where the job completes
+                first. What does not come from the transport (the time limit of a signal handler,
+                say) is raised as it is.
         """
         context = self.runtime.context()
         return self.runtime.drive(self._cancel(context, process_id, wait, already_cancelled))
@@ -173,8 +164,7 @@ class Client(_Base):
     ) -> CancelJobs:
         """Cancel many jobs: an iterator of outcomes in the order they finish, and to be closed.
 
-        Calls are paced by the rate limit that the answers state, and one job's error never stops
-        the others, unless ``stop_on`` names it. Ids are taken as they are needed.
+        Calls are paced by the rate limit that the answers state. Ids are taken as they are needed.
 
         Args:
             process_ids: the jobs.
@@ -185,8 +175,7 @@ class Client(_Base):
                 given, ``()`` for none.
 
         Raises:
-            ConfigurationError: an argument is wrong; nothing was sent. What goes wrong with a job
-                is an outcome.
+            ConfigurationError: an argument is wrong. What goes wrong with a job is an outcome.
         """
         from .many import CancelJobs
 
@@ -199,25 +188,20 @@ class Client(_Base):
 
     def close(self) -> None:
         """Close the connections; further calls are refused."""
-        self._send.close()
-
-    def __enter__(self) -> Client:
-        return self
+        self.runtime.send.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class AsyncClient(_Base):
+class AsyncClient(_Base, AbstractAsyncContextManager["AsyncClient"]):
     """Cancels jobs under ``asyncio``; the same as ``Client`` otherwise.
 
-    Connections belong to an event loop: used from a second one, a client opens others for it, and
-    those of a loop that has ended are dropped.
+    Each event loop that uses it has connections of its own.
 
     Args:
-        max_connections: requests at once, at most, in each event loop; one that finds no connection
-            free waits for one, inside ``timeout``. A caller's own ``http_client`` has limits of its
-            own.
+        max_connections: requests at once, at most, in each event loop; others wait, inside
+            ``timeout``. A caller's own ``http_client`` has limits of its own.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -243,9 +227,9 @@ class AsyncClient(_Base):
 
         from .transport_async import AsyncSender
 
-        self._send = AsyncSender(self.settings, http_client, max_connections)
+        send = AsyncSender(self.settings, http_client, max_connections)
         wait, ask = sleep or asyncio.sleep, flags.ask_async
-        self.runtime = Runtime(self.settings, clock, monotonic, random, wait, self._send, ask)
+        self.runtime = Runtime(self.settings, clock, monotonic, random, wait, send, ask)
 
     # A plain function: when the coroutine runs, the caller's line may be off the stack.
     def cancel_job(
@@ -257,15 +241,12 @@ class AsyncClient(_Base):
     ) -> Coroutine[Any, Any, CancelResult]:
         """As ``Client.cancel_job``, to be awaited."""
         context = self.runtime.context(notices.call_site())
-        return self._drive(self._cancel, context, process_id, wait, already_cancelled)
+        return self.runtime.drive_async(self._cancel(context, process_id, wait, already_cancelled))
 
     def get_job(self, process_id: JobId) -> Coroutine[Any, Any, Job]:
         """As ``Client.get_job``, to be awaited."""
         context = self.runtime.context(notices.call_site())
-        return self._drive(self._get_job, context, process_id)
-
-    async def _drive(self, begin: Callable[..., cancellation.Steps[T]], *arguments: Any) -> T:
-        return await self.runtime.drive_async(begin(*arguments))
+        return self.runtime.drive_async(self._get_job(context, process_id))
 
     def cancel_jobs(
         self,
@@ -287,10 +268,7 @@ class AsyncClient(_Base):
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; further calls are refused."""
-        await self._send.close()
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
+        await self.runtime.send.close()
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -311,17 +289,14 @@ def cancel_job(
     wait: float | None = None,
     already_cancelled: Literal["raise", "return"] | None = None,
 ) -> CancelResult:
-    """Cancel a queued or processing job, on whichever API version the settings lead to.
+    """Cancel a queued or processing job, as ``Client.cancel_job`` does.
 
     Without ``client``, a process-wide one is made of the environment (``REVENUEBASE_API_KEY``
     and its siblings) on first use, and kept.
-
-    ``client`` is one of your own; the rest, and what is raised, is as for ``Client.cancel_job``.
     """
+    client = client or memory.default_client
     if client is None:
-        client = memory.default_client
-        if client is None:
-            # No lock, which a fork could leave held: of two made at once, the first stays.
-            made = Client()
-            client = memory.default_client = memory.default_client or made
+        # No lock, which a fork could leave held: of two made at once, the first stays.
+        made = Client()
+        client = memory.default_client = memory.default_client or made
     return client.cancel_job(process_id, wait=wait, already_cancelled=already_cancelled)

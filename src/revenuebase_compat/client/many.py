@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
@@ -43,11 +43,7 @@ class _Closed(BaseException):
 
 @dataclass(eq=False)
 class Jobs:
-    """The jobs, each handed out when it may start.
-
-    Raises:
-        ConfigurationError: an argument is wrong.
-    """
+    """The jobs, each handed out when it may start."""
 
     runtime: Runtime
     process_ids: Iterable[JobId]
@@ -60,15 +56,15 @@ class Jobs:
     stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON
 
     def __post_init__(self) -> None:
-        ids, most, kinds = self.process_ids, self.concurrency, self.stop_on
+        ids, most, named = self.process_ids, self.concurrency, self.stop_on
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise ConfigurationError(f"concurrency {most!r}: give a whole number from 1 on")
         if isinstance(ids, str | bytes) or not hasattr(type(ids), "__iter__"):
             kind = "one text" if isinstance(ids, str | bytes) else f"a {type(ids).__name__}"
             raise ConfigurationError(f"process_ids is {kind}: give a list of ids")
-        self._stop_on = kinds if isinstance(kinds, tuple) else (kinds,)
-        if not all(isinstance(one, type) and issubclass(one, CancelError) for one in self._stop_on):
-            raise ConfigurationError(f"stop_on {kinds!r}: give classes of errors of this package")
+        kinds = named if isinstance(named, tuple) else (named,)
+        if not all(isinstance(one, type) and issubclass(one, CancelError) for one in kinds):
+            raise ConfigurationError(f"stop_on {named!r}: give classes of errors of this package")
         self.wait = check_wait(self.wait)
         self.most = most if self.wait is None else max(most, WAITING)
         self.limiter = RateLimiter(most)
@@ -120,14 +116,14 @@ class Jobs:
                 attempts=sum(event.attempts for event in events),
                 outcome_unknown=any(event.outcome_unknown for event in events),
             )
-        if isinstance(error, self._stop_on):
+        if isinstance(error, self.stop_on):
             self.ended = True
         named: Any = error.process_id or process_id  # what it is, where it is no id
         self.finished.append(JobFailed(named, error))
 
 
 class _Threads(Jobs):
-    """The same, with a thread for each job under way, which nothing keeps alive but its job."""
+    """With a thread for each job under way, which nothing keeps alive but its job."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -197,15 +193,13 @@ class _Threads(Jobs):
                     changed.notify_all()
 
 
-class CancelJobs(Iterator[JobOutcome]):
+class CancelJobs(Iterator[JobOutcome], AbstractContextManager["CancelJobs"]):
     """Outcomes of many jobs, in the order they finish.
 
-    It may be interrupted (``KeyboardInterrupt``) and iterated on. To stop early: after ``stop()``
-    no further job is started, and those under way still come; those that a 429 made wait fail at
-    once. ``close()``, the end of a ``with`` block, or dropping the iterator ends it: what is being
-    sent is sent, and nothing more.
-    Closing the client does the same, but outcomes of what was under way still come. In ``atexit``,
-    where Python starts no more threads (3.12 and later), jobs run one after the other.
+    It may be interrupted (``KeyboardInterrupt``) and iterated on. ``close()``, the end of a
+    ``with`` block, or dropping the iterator ends it. Closing the client does the same, but outcomes
+    of what was under way still come. In ``atexit``, where Python starts no more threads (3.12 and
+    later), jobs run one after the other.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -247,12 +241,9 @@ class CancelJobs(Iterator[JobOutcome]):
         self._jobs.ended = self._jobs.limiter.stopped = True
 
     def close(self) -> None:
-        """End it: no further job, no further request of those under way, no further outcome."""
+        """End it: what is being sent is sent; no further job, no request, no outcome."""
         self._left = True
         self._jobs.close()
-
-    def __enter__(self) -> CancelJobs:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -282,7 +273,7 @@ class CancelJobs(Iterator[JobOutcome]):
 
 
 class _Tasks(Jobs):
-    """The same, with a task for each job under way."""
+    """With a task for each job under way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -331,12 +322,8 @@ class _Tasks(Jobs):
             await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-class AsyncCancelJobs(AsyncIterator[JobOutcome]):
-    """As ``CancelJobs``, under ``asyncio``.
-
-    After ``stop()`` no further job is started; ``aclose()``, the end of an ``async with`` block, or
-    dropping the iterator cancels what is under way.
-    """
+class AsyncCancelJobs(AsyncIterator[JobOutcome], AbstractAsyncContextManager["AsyncCancelJobs"]):
+    """As ``CancelJobs``, under ``asyncio``; ending it cancels what is under way."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._jobs = _Tasks(*arguments, **options)
@@ -346,17 +333,14 @@ class AsyncCancelJobs(AsyncIterator[JobOutcome]):
         return await self._outcomes.__anext__()
 
     def stop(self) -> None:
-        """Start no further job; those under way still come, those that a 429 made wait failed."""
+        """As ``CancelJobs.stop``."""
         self._jobs.ended = self._jobs.limiter.stopped = True
 
     async def aclose(self) -> None:
-        """End it: no further job, no further request, no further outcome."""
+        """End it: no further job, no request, no outcome."""
         self._jobs.close()
         with suppress(RuntimeError):  # somebody waits for an outcome, and will be told
             await self._outcomes.aclose()
-
-    async def __aenter__(self) -> AsyncCancelJobs:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
