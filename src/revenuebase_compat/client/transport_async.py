@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
@@ -26,26 +26,24 @@ if sys.version_info >= (3, 11):
     from asyncio import timeout as asyncio_timeout
 else:  # pragma: no cover (one branch per Python)
 
-    class asyncio_timeout:  # noqa: N801 (stands in for a function)
+    @asynccontextmanager
+    async def asyncio_timeout(delay: float) -> AsyncGenerator[None, None]:
         """``asyncio.timeout`` of Python 3.11, as far as it can be had on 3.10."""
+        task, expired = cast("asyncio.Task[Any]", asyncio.current_task()), asyncio.Event()
 
-        def __init__(self, delay: float) -> None:
-            self._delay = delay
-            self._expired = False
+        def expire() -> None:
+            expired.set()
+            task.cancel()
 
-        async def __aenter__(self) -> None:
-            self._task = asyncio.current_task()
-            self._handle = asyncio.get_running_loop().call_later(self._delay, self._expire)
-
-        def _expire(self) -> None:
-            self._expired = True
-            assert self._task is not None  # noqa: S101
-            self._task.cancel()
-
-        async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-            self._handle.cancel()
-            if self._expired and kind is asyncio.CancelledError:
-                raise TimeoutError
+        timer = asyncio.get_running_loop().call_later(delay, expire)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if expired.is_set():
+                raise TimeoutError from None
+            raise
+        finally:
+            timer.cancel()
 
 
 class AsyncSender(Sender):
