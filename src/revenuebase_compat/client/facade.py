@@ -5,16 +5,14 @@ from __future__ import annotations
 import atexit
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
-from revenuebase_compat.core.models import CancelResult, Job, JobId, check_process_id, check_wait
+from revenuebase_compat.core.models import CancelResult, Job, JobId
 from revenuebase_compat.core.routes import Route
-from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import Settings
 
 from . import flags, notices
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class _Base:
-    """What both clients share: the checks of what they are given, and the flows they drive."""
+    """What both clients share: the checks of what they are given."""
 
     runtime: Runtime
 
@@ -61,26 +59,6 @@ class _Base:
                 f"http_client is a {type(http_client).__module__}.{type(http_client).__name__}: "
                 f"give an httpx.{kind} or an httpx2.{kind}"
             )
-
-    def _cancel(
-        self,
-        context: calls.CallContext,
-        process_id: JobId,
-        wait: float | None,
-        already_cancelled: str | None,
-    ) -> cancellation.Flow:
-        self.runtime.send.check_open()
-        checked, seconds = check_process_id(process_id), check_wait(wait)
-        steps = cancellation.cancel(context, checked, seconds, already_cancelled=already_cancelled)
-        return (yield from steps)
-
-    def _get_job(self, context: calls.CallContext, process_id: JobId) -> cancellation.Steps[Job]:
-        self.runtime.send.check_open()
-        return (yield from cancellation.get_job(context, check_process_id(process_id)))
-
-    def _route(self, process_id: JobId) -> Generator[EvaluateFlag, bool | None, Route]:
-        context = self.runtime.context()
-        return calls.route(context, check_process_id(process_id), calls.now_of(context))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} holds connections: pickle its settings instead")
@@ -141,7 +119,8 @@ class Client(_Base, AbstractContextManager["Client"]):
                 say) is raised as it is.
         """
         context = self.runtime.context()
-        return self.runtime.drive(self._cancel(context, process_id, wait, already_cancelled))
+        steps = self.runtime.cancel(context, process_id, wait, already_cancelled=already_cancelled)
+        return self.runtime.drive(steps)
 
     def get_job(self, process_id: JobId) -> Job:
         """Read a job's status, on whichever version the settings lead to.
@@ -152,7 +131,7 @@ class Client(_Base, AbstractContextManager["Client"]):
             JobNotFoundError: there is no such job, or it is not yours.
             CancelError: another of its subclasses.
         """
-        return self.runtime.drive(self._get_job(self.runtime.context(), process_id))
+        return self.runtime.drive(self.runtime.get_job(self.runtime.context(), process_id))
 
     def cancel_jobs(
         self,
@@ -184,7 +163,7 @@ class Client(_Base, AbstractContextManager["Client"]):
 
     def route(self, process_id: JobId) -> Route:
         """Which version a cancel of that job would go to now, and why; sends nothing."""
-        return self.runtime.drive(self._route(process_id))
+        return self.runtime.drive(self.runtime.route(process_id))
 
     def close(self) -> None:
         """Close the connections; further calls are refused."""
@@ -241,12 +220,13 @@ class AsyncClient(_Base, AbstractAsyncContextManager["AsyncClient"]):
     ) -> Coroutine[Any, Any, CancelResult]:
         """As ``Client.cancel_job``, to be awaited."""
         context = self.runtime.context(notices.call_site())
-        return self.runtime.drive_async(self._cancel(context, process_id, wait, already_cancelled))
+        steps = self.runtime.cancel(context, process_id, wait, already_cancelled=already_cancelled)
+        return self.runtime.drive_async(steps)
 
     def get_job(self, process_id: JobId) -> Coroutine[Any, Any, Job]:
         """As ``Client.get_job``, to be awaited."""
         context = self.runtime.context(notices.call_site())
-        return self.runtime.drive_async(self._get_job(context, process_id))
+        return self.runtime.drive_async(self.runtime.get_job(context, process_id))
 
     def cancel_jobs(
         self,
@@ -264,7 +244,7 @@ class AsyncClient(_Base, AbstractAsyncContextManager["AsyncClient"]):
 
     async def route(self, process_id: JobId) -> Route:
         """As ``Client.route``."""
-        return await self.runtime.drive_async(self._route(process_id))
+        return await self.runtime.drive_async(self.runtime.route(process_id))
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; further calls are refused."""

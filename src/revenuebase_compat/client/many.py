@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import inf
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from revenuebase_compat.core import cancellation
 from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
 from revenuebase_compat.core.many import (
     SLICE,
@@ -22,11 +22,12 @@ from revenuebase_compat.core.many import (
     RateLimiter,
     paced,
 )
-from revenuebase_compat.core.models import Job, JobId, check_process_id, check_wait
+from revenuebase_compat.core.models import Job, JobId, check_wait
 
 if TYPE_CHECKING:
     import asyncio
 
+    from revenuebase_compat.core.cancellation import Flow
     from revenuebase_compat.core.endpoints import Request
     from revenuebase_compat.core.events import CancelEvent
 
@@ -86,16 +87,11 @@ class Jobs:
             return 0.0
         return self.limiter.acquire(self.runtime.monotonic()) or None
 
-    def steps(self, process_id: JobId, events: list[CancelEvent]) -> cancellation.Flow:
+    def steps(self, process_id: JobId, events: list[CancelEvent]) -> Flow:
         """The flow of a job that may start, at its time; ``events`` gets those of its calls."""
         context = self.runtime.context(self.site)
-
-        def begin() -> cancellation.Flow:
-            self.runtime.send.check_open()
-            checked = check_process_id(process_id)
-            end = events.append
-            return cancellation.cancel(context, checked, self.wait, self.on_status, on_end=end)
-
+        hooks = {"on_status": self.on_status, "on_end": events.append}
+        begin = partial(self.runtime.cancel, context, process_id, self.wait, **hooks)
         return paced(begin, self.limiter, context)
 
     def close(self) -> None:

@@ -9,7 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from revenuebase_compat.core import cancellation
-from revenuebase_compat.core.calls import CallContext, Notice
+from revenuebase_compat.core.calls import CallContext, Notice, now_of, route
+from revenuebase_compat.core.models import Job, JobId, check_process_id, check_wait
+from revenuebase_compat.core.routing import Decision
 from revenuebase_compat.core.settings import Settings
 
 from . import flags, notices
@@ -72,6 +74,24 @@ class Runtime(NamedTuple):
         """For one call; ``site`` is the user's line, where it is off the stack by then."""
         notify = notices.tell if site is None else partial(notices.tell, site=site)
         return call_context(self.settings, notify, self.clock, self.monotonic, self.random)
+
+    def cancel(
+        self, context: CallContext, process_id: JobId, wait: float | None, **options: Any
+    ) -> cancellation.Flow:
+        """The flow of one cancel, which checks what it is given when it begins."""
+        self.send.check_open()
+        given = check_process_id(process_id), check_wait(wait)
+        return (yield from cancellation.cancel(context, *given, **options))
+
+    def get_job(self, context: CallContext, process_id: JobId) -> cancellation.Steps[Job]:
+        """The flow of one reading, likewise."""
+        self.send.check_open()
+        return (yield from cancellation.get_job(context, check_process_id(process_id)))
+
+    def route(self, process_id: JobId) -> Decision:
+        """The flow of a decision, which sends nothing."""
+        context = self.context()
+        return route(context, check_process_id(process_id), now_of(context))
 
     def drive(self, steps: Generator[Any, Any, T]) -> T:
         """Run a flow to its end."""
