@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 class _Base:
     """What both clients share: the checks of what they are given."""
 
-    runtime: Runtime
-
     def __init__(self, settings: Settings | None, http_client: object, asynchronous: bool) -> None:
         if settings is None:
             settings = Settings.from_env()
@@ -158,8 +156,7 @@ class Client(_Base, AbstractContextManager["Client"]):
         """
         from .many import CancelJobs
 
-        site = notices.call_site()
-        return CancelJobs(self.runtime, process_ids, concurrency, wait, site, stop_on=stop_on)
+        return CancelJobs(self.runtime, process_ids, concurrency, wait, stop_on=stop_on)
 
     def route(self, process_id: JobId) -> Route:
         """Which version a cancel of that job would go to now, and why; sends nothing."""
@@ -239,8 +236,7 @@ class AsyncClient(_Base, AbstractAsyncContextManager["AsyncClient"]):
         """As ``Client.cancel_jobs``, as an asynchronous iterator."""
         from .many import AsyncCancelJobs
 
-        site = notices.call_site()
-        return AsyncCancelJobs(self.runtime, process_ids, concurrency, wait, site, stop_on=stop_on)
+        return AsyncCancelJobs(self.runtime, process_ids, concurrency, wait, stop_on=stop_on)
 
     async def route(self, process_id: JobId) -> Route:
         """As ``Client.route``."""

@@ -1,7 +1,4 @@
-"""What is made of httpx: requests, connections, TLS contexts; imported by the first to send.
-
-Its public API alone is used, but for ``_unlocked``.
-"""
+"""What is made of httpx, by its public API but for ``_unlocked``; imported by the first to send."""
 
 from __future__ import annotations
 
@@ -192,11 +189,9 @@ def _wrong_proxy() -> ConfigurationError:
 
 
 def _unlocked(client: Any) -> Any:
-    """The transport or client, without the locks of its pools: it serves one thread at a time.
-
-    An exception that a signal handler raises within httpcore may leave such a lock taken, and
-    httpcore, which takes it again in order to clear up, would then wait for itself.
-    """
+    """Without the locks of its pools, which serve one thread at a time."""
+    # An exception that a signal handler raises within httpcore may leave such a lock taken, and
+    # httpcore, which takes it again in order to clear up, would then wait for itself.
     mounted = getattr(client, "_mounts", {}).values()
     for transport in (client, getattr(client, "_transport", None), *mounted):
         pool: Any = getattr(transport, "_pool", None)

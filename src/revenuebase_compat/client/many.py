@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from math import inf
@@ -24,6 +24,8 @@ from revenuebase_compat.core.many import (
 )
 from revenuebase_compat.core.models import Job, JobId, check_wait
 
+from .notices import CallSite, call_site
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from revenuebase_compat.core.endpoints import Request
     from revenuebase_compat.core.events import CancelEvent
 
-    from .notices import CallSite
     from .runtime import Runtime
 
 #: Jobs under way at once where each is waited for: no cancel shall wait for another job's end.
@@ -50,7 +51,7 @@ class Jobs:
     process_ids: Iterable[JobId]
     concurrency: int
     wait: float | None
-    site: CallSite
+    site: CallSite = field(default_factory=call_site)
     on_start: Callable[[JobId], object] = lambda _: None
     on_status: Callable[[Job], object] | None = None
     on_pause: Callable[[float], object] = lambda _: None
@@ -121,13 +122,10 @@ class Jobs:
 class _Threads(Jobs):
     """With a thread for each job under way, which nothing keeps alive but its job."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        #: Jobs that were started and have not finished.
-        self.under_way = 0
-        #: Whether the ``next`` job may start, and waits for a thread to take it.
-        self.granted = False
-        self._driver = self.runtime._replace(sleep=self._sleep, send=self._send)
+    #: Jobs that were started and have not finished.
+    under_way = 0
+    #: Whether the ``next`` job may start, and waits for a thread to take it.
+    granted = False
 
     def _sleep(self, seconds: float) -> None:
         if self.runtime.sleep is time.sleep:
@@ -148,15 +146,11 @@ class _Threads(Jobs):
             raise _Closed
 
     def start(self) -> None:
-        """Have the granted job taken by a new thread, or by one that is about to be free.
-
-        Where no thread can be had (the process is at its limit, or ends), the caller's own
-        takes it if no other will.
-        """
+        """Have the granted job taken by a new thread, or by one that is about to be free."""
         try:
             Thread(target=self.work, name="revenuebase-cancel", daemon=True).start()
-        except RuntimeError:
-            if not self.under_way:
+        except RuntimeError:  # the process is at its limit, or ends
+            if not self.under_way:  # nobody else will take it
                 self.work(inline=True)
             return
         changed = self.limiter.changed
@@ -166,6 +160,7 @@ class _Threads(Jobs):
 
     def work(self, *, inline: bool = False) -> None:
         """Cancel the granted job, and whichever is granted then."""
+        runtime = self.runtime._replace(sleep=self._sleep, send=self._send)
         changed = self.limiter.changed
         while True:
             with changed:
@@ -177,7 +172,7 @@ class _Threads(Jobs):
                 changed.notify_all()
             events: list[CancelEvent] = []
             try:
-                result = self._driver.drive(self.steps(process_id, events))
+                result = runtime.drive(self.steps(process_id, events))
                 self.finished.append(JobCancelled(result.process_id, result))
             except BaseException as error:  # a warning made an error, say: no job is lost
                 self.failed(process_id, error, events)
@@ -286,10 +281,9 @@ class _Tasks(Jobs):
         try:
             result = await self.runtime.drive_async(self.steps(process_id, events))
             self.finished.append(JobCancelled(result.process_id, result))
-        except BaseException as error:
-            if isinstance(error, Exception):
-                self.failed(process_id, error, events)
-                return
+        except Exception as error:
+            self.failed(process_id, error, events)
+        except BaseException:
             if self.closed:
                 self.failed(process_id, _Closed(), events)
             raise

@@ -84,7 +84,8 @@ class AsyncSender(Sender):
                 answer = await _read_async(await connection.send(prepared))
         except BaseException as error:
             await connection.close()
-            await attempt.close_async()
+            if attempt.stream is not None:  # httpcore forgets it, if its handshake was cancelled
+                await attempt.stream.aclose()
             answer = no_response_from(error, attempt)
             if connection.idle_since:  # what was idle beside it may be as dead
                 await pool.close_idle()

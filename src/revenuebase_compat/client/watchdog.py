@@ -33,15 +33,15 @@ class Attempt(dict[str, float]):
     was kept, a trace would cost more than all of the flow.
     """
 
-    #: That of the connection, as soon as it is known.
+    #: That of the connection, as soon as it is known; and httpcore's stream on a new one.
     socket: Any = None
+    stream: Any = None
     #: Tells among how many addresses the time to connect is shared.
     addresses: Callable[[], int] | None = None
     #: Whether the time was up, and whether any of the request may have left.
     overdue = sent = False
     asynchronous = False
     _connecting: Any = None
-    _stream: Any = None
     _tunnelling = False
 
     def __init__(self, timeout: float, extensions: dict[str, Any] | None = None) -> None:
@@ -73,15 +73,15 @@ class Attempt(dict[str, float]):
         if event.endswith("send_request_headers.started"):
             self._tunnelling = info["request"].method == b"CONNECT"
         elif event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._stream = info["return_value"]
+            self.stream = info["return_value"]
             if self.asynchronous or event.endswith("start_tls.complete"):
                 return
             # A duplicate, as TLS will take the original over, and may hang in its handshake.
             self.release()
             try:
-                self.socket = self._connecting = self._stream.get_extra_info("socket").dup()
+                self.socket = self._connecting = self.stream.get_extra_info("socket").dup()
             except OSError:  # no file descriptor is left to watch with: nothing is sent
-                self._stream.close()
+                self.stream.close()
                 raise
             if self.overdue:
                 self.shut_down()
@@ -90,15 +90,10 @@ class Attempt(dict[str, float]):
         """The same for ``asyncio``, which has the deadline in hand."""
         self.trace(event, info)
 
-    async def close_async(self) -> None:
-        """Close a new connection, which httpcore forgets if its TLS handshake is cancelled."""
-        if self._stream is not None:
-            await self._stream.aclose()
-
     def abandon(self) -> None:
         """End the connection without the help of those who were interrupted."""
         self.shut_down()
-        for one in (self._stream, self.socket):
+        for one in (self.stream, self.socket):
             if one is not None:
                 with suppress(Exception):
                     one.close()
