@@ -48,7 +48,6 @@ class Sender:
         #: What goes on until it ends, or the client is closed; each has a ``close()``.
         self.under_way: WeakSet[Any] = WeakSet()
         self._made: Factory | None = None
-        self._place = place()
 
     def check_open(self) -> None:
         """Refuse before anything is sent."""
@@ -86,6 +85,7 @@ class SyncSender(Sender):
     def __init__(self, settings: Settings, http_client: Any) -> None:
         super().__init__(settings, http_client)
         self._free: deque[Connection] = deque()
+        self._place = place()
 
     def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:

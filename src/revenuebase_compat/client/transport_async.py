@@ -54,8 +54,9 @@ class AsyncSender(Sender):
     def __init__(self, settings: Settings, http_client: Any, max_connections: int) -> None:
         super().__init__(settings, http_client)
         self._most = max_connections
-        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
-        self._inherited: list[dict[asyncio.AbstractEventLoop, _Pool]] = []
+        # Those that a child inherits are kept, too: closing them would unregister the parent's
+        # sockets from its selector.
+        self._pools: dict[tuple[object, asyncio.AbstractEventLoop], _Pool] = {}
 
     async def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
@@ -109,16 +110,12 @@ class AsyncSender(Sender):
             return no_response_from(error)
 
     async def _pool(self) -> _Pool:
-        if self._place != place():
-            # Kept, not closed: closing would unregister the parent's sockets from its selector.
-            self._inherited.append(self._pools)
-            self._pools, self._place, self._made = {}, place(), None
-        loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
+        key = place(), asyncio.get_running_loop()
+        pool = self._pools.get(key)
         if pool is None:
-            for ended in [one for one in self._pools if one.is_closed()]:
+            for ended in [one for one in self._pools if one[1].is_closed()]:
                 del self._pools[ended]
-            pool = self._pools[loop] = _Pool(self._most)
+            pool = self._pools[key] = _Pool(self._most)
             await pool.keeper.__anext__()
         return pool
 
@@ -127,7 +124,7 @@ class AsyncSender(Sender):
         self.closed = True
         for one in list(self.under_way):
             one.close()
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        pool = self._pools.pop((place(), asyncio.get_running_loop()), None)
         if pool is not None:
             await pool.keeper.aclose()
 
