@@ -116,8 +116,7 @@ class Client(_Base, AbstractContextManager["Client"]):
                 first. What does not come from the transport (the time limit of a signal handler,
                 say) is raised as it is.
         """
-        context = self.runtime.context()
-        steps = self.runtime.cancel(context, process_id, wait, already_cancelled=already_cancelled)
+        steps = self.runtime.cancel(process_id, wait, already_cancelled=already_cancelled)
         return self.runtime.drive(steps)
 
     def get_job(self, process_id: JobId) -> Job:
@@ -129,7 +128,7 @@ class Client(_Base, AbstractContextManager["Client"]):
             JobNotFoundError: there is no such job, or it is not yours.
             CancelError: another of its subclasses.
         """
-        return self.runtime.drive(self.runtime.get_job(self.runtime.context(), process_id))
+        return self.runtime.drive(self.runtime.get_job(process_id))
 
     def cancel_jobs(
         self,
@@ -178,9 +177,6 @@ class AsyncClient(_Base, AbstractAsyncContextManager["AsyncClient"]):
     Args:
         max_connections: requests at once, at most, in each event loop; others wait, inside
             ``timeout``. A caller's own ``http_client`` has limits of its own.
-
-    Raises:
-        ConfigurationError: a setting is wrong.
     """
 
     def __init__(
@@ -216,14 +212,13 @@ class AsyncClient(_Base, AbstractAsyncContextManager["AsyncClient"]):
         already_cancelled: Literal["raise", "return"] | None = None,
     ) -> Coroutine[Any, Any, CancelResult]:
         """As ``Client.cancel_job``, to be awaited."""
-        context = self.runtime.context(notices.call_site())
-        steps = self.runtime.cancel(context, process_id, wait, already_cancelled=already_cancelled)
+        site = notices.call_site()
+        steps = self.runtime.cancel(process_id, wait, site, already_cancelled=already_cancelled)
         return self.runtime.drive_async(steps)
 
     def get_job(self, process_id: JobId) -> Coroutine[Any, Any, Job]:
         """As ``Client.get_job``, to be awaited."""
-        context = self.runtime.context(notices.call_site())
-        return self.runtime.drive_async(self.runtime.get_job(context, process_id))
+        return self.runtime.drive_async(self.runtime.get_job(process_id, notices.call_site()))
 
     def cancel_jobs(
         self,

@@ -90,10 +90,9 @@ class Jobs:
 
     def steps(self, process_id: JobId, events: list[CancelEvent]) -> Flow:
         """The flow of a job that may start, at its time; ``events`` gets those of its calls."""
-        context = self.runtime.context(self.site)
         hooks = {"on_status": self.on_status, "on_end": events.append}
-        begin = partial(self.runtime.cancel, context, process_id, self.wait, **hooks)
-        return paced(begin, self.limiter, context)
+        begin = partial(self.runtime.cancel, process_id, self.wait, self.site, **hooks)
+        return paced(begin, self.limiter, self.runtime.context())
 
     def close(self) -> None:
         """Start no further job, and let those under way send nothing more."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from revenuebase_compat.core.events import CancelEvent
 
 T = TypeVar("T")
+Site = notices.CallSite | None
 
 
 def utc_now() -> datetime:
@@ -70,23 +71,23 @@ class Runtime(NamedTuple):
     send: Any
     ask: Callable[..., Any] = flags.ask
 
-    def context(self, site: notices.CallSite | None = None) -> CallContext:
+    def context(self, site: Site = None) -> CallContext:
         """For one call; ``site`` is the user's line, where it is off the stack by then."""
         notify = notices.tell if site is None else partial(notices.tell, site=site)
         return call_context(self.settings, notify, self.clock, self.monotonic, self.random)
 
     def cancel(
-        self, context: CallContext, process_id: JobId, wait: float | None, **options: Any
+        self, process_id: JobId, wait: float | None, site: Site = None, **options: Any
     ) -> cancellation.Flow:
         """The flow of one cancel, which checks what it is given when it begins."""
         self.send.check_open()
         given = check_process_id(process_id), check_wait(wait)
-        return (yield from cancellation.cancel(context, *given, **options))
+        return (yield from cancellation.cancel(self.context(site), *given, **options))
 
-    def get_job(self, context: CallContext, process_id: JobId) -> cancellation.Steps[Job]:
+    def get_job(self, process_id: JobId, site: Site = None) -> cancellation.Steps[Job]:
         """The flow of one reading, likewise."""
         self.send.check_open()
-        return (yield from cancellation.get_job(context, check_process_id(process_id)))
+        return (yield from cancellation.get_job(self.context(site), check_process_id(process_id)))
 
     def route(self, process_id: JobId) -> Decision:
         """The flow of a decision, which sends nothing."""

@@ -53,7 +53,7 @@ class Sender:
         """Refuse before anything is sent."""
         if self.closed:
             raise ConfigurationError("this client is closed: make a new one")
-        if self._theirs is not None and getattr(self._theirs, "is_closed", False):
+        if getattr(self._theirs, "is_closed", False):
             raise ConfigurationError("http_client is closed: give one that is open")
 
     @property
@@ -145,11 +145,9 @@ class SyncSender(Sender):
         """How many addresses the host has, as all of them must fit into the time to connect."""
         if time.monotonic() >= self._counted_until:
             parts = urlsplit(self._settings.base_url)
-            try:
+            with suppress(OSError):  # connecting will say what is wrong
                 found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
-                self._addresses = max(len(found), 1)
-            except OSError:  # connecting will say what is wrong
-                self._addresses = 1
+                self._addresses = len(found)
             self._counted_until = time.monotonic() + IDLE_FOR
         return self._addresses
 
