@@ -65,16 +65,16 @@ class Sender:
             made = self._made = Factory(self._settings, asynchronous=self.asynchronous)
         return made
 
-    def _keep(self, connection: Connection, free: deque[Connection]) -> Connection | None:
-        """Keep it for the next request; returns what is to be closed, if anything."""
+    def _keep(self, connection: Connection, free: deque[Connection]) -> list[Connection]:
+        """Keep it for the next request; returns what is to be closed."""
         if self.closed:
-            return connection
+            return [connection]
         connection.idle_since = time.monotonic()
         free.append(connection)
         with suppress(IndexError):  # another thread took the last
             if len(free) > MAX_IDLE or time.monotonic() - free[0].idle_since > IDLE_FOR:
-                return free.popleft()
-        return None
+                return [free.popleft()]
+        return []
 
 
 class SyncSender(Sender):
@@ -116,8 +116,7 @@ class SyncSender(Sender):
         finally:
             guard.finish(attempt)
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
-        surplus = self._keep(connection, self._free)
-        if surplus is not None:
+        for surplus in self._keep(connection, self._free):
             surplus.close()
         return answer
 

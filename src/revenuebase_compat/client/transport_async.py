@@ -93,8 +93,7 @@ class AsyncSender(Sender):
             return answer
         finally:
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
-        surplus = self._keep(connection, pool.free)
-        if surplus is not None:
+        for surplus in self._keep(connection, pool.free):
             await surplus.close()
         return answer
 
