@@ -144,18 +144,27 @@ class _Threads(Jobs):
         if self.closed or self.runtime.send.closed:
             raise _Closed
 
-    def start(self) -> None:
-        """Have the granted job taken by a new thread, or by one that is about to be free."""
-        try:
-            Thread(target=self.work, name="revenuebase-cancel", daemon=True).start()
-        except RuntimeError:  # the process is at its limit, or ends
-            if not self.under_way:  # nobody else will take it
-                self.work(inline=True)
-            return
+    def start(self) -> float:
+        """Start what may be started; returns the seconds until more may."""
         changed = self.limiter.changed
-        with changed:
-            while self.granted:
-                changed.wait(SLICE)
+        while True:
+            if not self.granted:  # else a thread could not be had, or an interrupt came in between
+                # Outcomes that nobody took yet count, so that they do not pile up.
+                pause = self.take(self.under_way + len(self.finished))
+                if pause is not None:
+                    return pause
+                self.on_start(self.next[0])
+                self.granted = True
+            # It is taken by a new thread, or by one that is about to be free.
+            try:
+                Thread(target=self.work, name="revenuebase-cancel", daemon=True).start()
+            except RuntimeError:  # the process is at its limit, or ends
+                if self.under_way:
+                    return inf
+                self.work(inline=True)
+            with changed:
+                while self.granted:
+                    changed.wait(SLICE)
 
     def work(self, *, inline: bool = False) -> None:
         """Cancel the granted job, and whichever is granted then."""
@@ -200,7 +209,7 @@ class CancelJobs(Iterator[JobOutcome], AbstractContextManager["CancelJobs"]):
         jobs, limiter = self._jobs, self._jobs.limiter
         try:
             while not self._left:
-                pause = self._start()
+                pause = jobs.start()
                 with limiter.changed:
                     if jobs.finished:
                         return jobs.finished.popleft()
@@ -245,21 +254,6 @@ class CancelJobs(Iterator[JobOutcome], AbstractContextManager["CancelJobs"]):
     def pauses(self, jobs: int) -> float:
         """Seconds of pauses that so many jobs will cost, as far as the answers tell."""
         return self._jobs.limiter.pauses(jobs, self._jobs.runtime.monotonic())
-
-    def _start(self) -> float:
-        """Start what may be started; returns the seconds until more may."""
-        jobs = self._jobs
-        while True:
-            if jobs.granted:  # a thread could not be had, or an interrupt came in between
-                jobs.start()
-                if jobs.granted:
-                    return inf
-            # Outcomes that nobody took yet count, so that they do not pile up.
-            pause = jobs.take(jobs.under_way + len(jobs.finished))
-            if pause is not None:
-                return pause
-            jobs.on_start(jobs.next[0])
-            jobs.granted = True
 
 
 class _Tasks(Jobs):
