@@ -31,8 +31,7 @@ class _Base:
     """What both clients share: the checks of what they are given."""
 
     def __init__(self, settings: Settings | None, http_client: object, asynchronous: bool) -> None:
-        if settings is None:
-            settings = Settings.from_env()
+        settings = Settings.from_env() if settings is None else settings
         if not isinstance(settings, Settings):
             raise ConfigurationError(
                 f"settings is a {type(settings).__name__}: give Settings(…), or nothing for those "
