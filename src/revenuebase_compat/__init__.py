@@ -9,11 +9,8 @@
 
 The call goes to ``POST /v1/cancel-process`` or ``POST /v2/jobs/{process_id}/cancel``, by
 configuration and by the sunset of v1 on 2026-07-07; both answers become one ``CancelResult``,
-and whatever goes wrong is a ``CancelError``.
-
-How the house is built: ``core`` is pure (settings → route → flow → result), ``client`` drives
-it, ``transport`` sends, ``notices`` speaks. Optional parts are modules of their own
-(``revenuebase_compat.testing.sandbox`` …) and are never imported from here.
+and whatever goes wrong is a ``CancelError``. Optional parts, such as
+``revenuebase_compat.testing.sandbox``, are never imported from here.
 
 (PYTEST_DONT_REWRITE: under ``run`` we are imported before pytest, which has a plugin of ours.)
 """

@@ -5,15 +5,14 @@ from __future__ import annotations
 import atexit
 import inspect
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from revenuebase_compat.core import calls, cancellation
 from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
-from revenuebase_compat.core.models import CancelResult, Job, JobId, check_process_id, check_wait
+from revenuebase_compat.core.models import CancelResult, Job, JobId
 from revenuebase_compat.core.routes import Route
-from revenuebase_compat.core.routing import EvaluateFlag
 from revenuebase_compat.core.settings import Settings
 
 from . import flags, notices
@@ -28,19 +27,11 @@ if TYPE_CHECKING:
     from .many import AsyncCancelJobs, CancelJobs
 
 
-T = TypeVar("T")
-
-
 class _Base:
-    """What both clients share: the checks of what they are given, and the flows they drive."""
+    """What both clients share: the checks of what they are given."""
 
-    runtime: Runtime
-
-    def __init__(
-        self, settings: Settings | None, http_client: object, *, asynchronous: bool
-    ) -> None:
-        if settings is None:
-            settings = Settings.from_env()
+    def __init__(self, settings: Settings | None, http_client: object, asynchronous: bool) -> None:
+        settings = Settings.from_env() if settings is None else settings
         if not isinstance(settings, Settings):
             raise ConfigurationError(
                 f"settings is a {type(settings).__name__}: give Settings(…), or nothing for those "
@@ -56,9 +47,7 @@ class _Base:
                 time.monotonic(),
             )
         for name in ("v2_flag", "on_event"):
-            named = getattr(settings, name)
-            if isinstance(named, str):
-                flags.resolve(name, named)  # wrong now rather than amid a cancel
+            flags.resolve(name, getattr(settings, name))  # wrong now rather than amid a cancel
         send = inspect.iscoroutinefunction(getattr(http_client, "send", None))
         made = hasattr(http_client, "build_request") and send is asynchronous
         if http_client is not None and not made:
@@ -68,37 +57,17 @@ class _Base:
                 f"give an httpx.{kind} or an httpx2.{kind}"
             )
 
-    def _cancel(
-        self,
-        context: calls.CallContext,
-        process_id: JobId,
-        wait: float | None,
-        already_cancelled: str | None,
-    ) -> cancellation.Flow:
-        self.runtime.send.check_open()
-        checked, seconds = check_process_id(process_id), check_wait(wait)
-        return cancellation.cancel(context, checked, seconds, already_cancelled=already_cancelled)
-
-    def _get_job(self, context: calls.CallContext, process_id: JobId) -> cancellation.Steps[Job]:
-        self.runtime.send.check_open()
-        return cancellation.get_job(context, check_process_id(process_id))
-
-    def _route(self, process_id: JobId) -> Generator[EvaluateFlag, bool | None, Route]:
-        context = self.runtime.context()
-        now = calls.now_of(context)
-        return calls.route(context, check_process_id(process_id), now)
-
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a {type(self).__name__} holds connections: pickle its settings instead")
 
 
-class Client(_Base):
+class Client(_Base, AbstractContextManager["Client"]):
     """Cancels jobs, synchronously; thread-safe, and usable on both sides of ``os.fork()``.
 
     Args:
-        settings: how; those of the environment where none are given.
-        http_client: an ``httpx.Client`` or ``httpx2.Client`` of your own to send with. Its
-            proxies, TLS settings and hooks are yours, and so is closing it.
+        settings: those of the environment where none are given.
+        http_client: an ``httpx.Client`` or ``httpx2.Client`` of your own to send with; closing it
+            is yours.
         clock: gives the time as an aware ``datetime``; decides the version.
         monotonic: gives seconds; measures deadlines and memory.
         sleep: waits seconds.
@@ -121,8 +90,8 @@ class Client(_Base):
         super().__init__(settings, http_client, asynchronous=False)
         from .transport import SyncSender
 
-        self._send = SyncSender(self.settings, http_client)
-        self.runtime = Runtime(self.settings, clock, monotonic, random, sleep, self._send)
+        send = SyncSender(self.settings, http_client)
+        self.runtime = Runtime(self.settings, clock, monotonic, random, sleep, send)
 
     def cancel_job(
         self,
@@ -136,21 +105,18 @@ class Client(_Base):
         Args:
             process_id: an integer from 1 on (anything with ``__index__``, but ``bool``), or a
                 string of digits.
-            wait: seconds, 0 to 86,400, beside ``timeout``, to wait for the job to end: one that is
-                ``PROCESSING`` may not stop at once. When they are over, the result has the status
-                that was seen last.
-            already_cancelled: what a job that was cancelled before is, for this call: ``"raise"``
-                for ``AlreadyCancelledError``, ``"return"`` for a result; by the settings where it
-                is not given.
+            wait: seconds, 0 to 86,400, beside ``timeout``, to wait for the job to end. When they
+                are over, the result has the status that was seen last.
+            already_cancelled: ``"raise"`` or ``"return"``, in place of the setting.
 
         Raises:
             CancelError: one of its subclasses; ``outcome_unknown`` says whether the job may have
-                been cancelled all the same. ``NotCancellableError`` where the job was seen to
-                complete before it could be cancelled. What does not come from the transport (the
-                time limit of a signal handler, say) is raised as it is.
+                been cancelled all the same. ``NotCancellableError`` also where the job completes
+                first. What does not come from the transport (the time limit of a signal handler,
+                say) is raised as it is.
         """
-        context = self.runtime.context()
-        return self.runtime.drive(self._cancel(context, process_id, wait, already_cancelled))
+        steps = self.runtime.cancel(process_id, wait, already_cancelled=already_cancelled)
+        return self.runtime.drive(steps)
 
     def get_job(self, process_id: JobId) -> Job:
         """Read a job's status, on whichever version the settings lead to.
@@ -161,7 +127,7 @@ class Client(_Base):
             JobNotFoundError: there is no such job, or it is not yours.
             CancelError: another of its subclasses.
         """
-        return self.runtime.drive(self._get_job(self.runtime.context(), process_id))
+        return self.runtime.drive(self.runtime.get_job(process_id))
 
     def cancel_jobs(
         self,
@@ -173,8 +139,7 @@ class Client(_Base):
     ) -> CancelJobs:
         """Cancel many jobs: an iterator of outcomes in the order they finish, and to be closed.
 
-        Calls are paced by the rate limit that the answers state, and one job's error never stops
-        the others, unless ``stop_on`` names it. Ids are taken as they are needed.
+        Calls are paced by the rate limit that the answers state. Ids are taken as they are needed.
 
         Args:
             process_ids: the jobs.
@@ -185,42 +150,32 @@ class Client(_Base):
                 given, ``()`` for none.
 
         Raises:
-            ConfigurationError: an argument is wrong; nothing was sent. What goes wrong with a job
-                is an outcome.
+            ConfigurationError: an argument is wrong. What goes wrong with a job is an outcome.
         """
         from .many import CancelJobs
 
-        site = notices.call_site()
-        return CancelJobs(self.runtime, process_ids, concurrency, wait, site, stop_on=stop_on)
+        return CancelJobs(self.runtime, process_ids, concurrency, wait, stop_on=stop_on)
 
     def route(self, process_id: JobId) -> Route:
         """Which version a cancel of that job would go to now, and why; sends nothing."""
-        return self.runtime.drive(self._route(process_id))
+        return self.runtime.drive(self.runtime.route(process_id))
 
     def close(self) -> None:
         """Close the connections; further calls are refused."""
-        self._send.close()
-
-    def __enter__(self) -> Client:
-        return self
+        self.runtime.send.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class AsyncClient(_Base):
+class AsyncClient(_Base, AbstractAsyncContextManager["AsyncClient"]):
     """Cancels jobs under ``asyncio``; the same as ``Client`` otherwise.
 
-    Connections belong to an event loop: used from a second one, a client opens others for it, and
-    those of a loop that has ended are dropped.
+    Each event loop that uses it has connections of its own.
 
     Args:
-        max_connections: requests at once, at most, in each event loop; one that finds no connection
-            free waits for one, inside ``timeout``. A caller's own ``http_client`` has limits of its
-            own.
-
-    Raises:
-        ConfigurationError: a setting is wrong.
+        max_connections: requests at once, at most, in each event loop; others wait, inside
+            ``timeout``. A caller's own ``http_client`` has limits of its own.
     """
 
     def __init__(
@@ -243,9 +198,9 @@ class AsyncClient(_Base):
 
         from .transport_async import AsyncSender
 
-        self._send = AsyncSender(self.settings, http_client, max_connections)
+        send = AsyncSender(self.settings, http_client, max_connections)
         wait, ask = sleep or asyncio.sleep, flags.ask_async
-        self.runtime = Runtime(self.settings, clock, monotonic, random, wait, self._send, ask)
+        self.runtime = Runtime(self.settings, clock, monotonic, random, wait, send, ask)
 
     # A plain function: when the coroutine runs, the caller's line may be off the stack.
     def cancel_job(
@@ -256,16 +211,13 @@ class AsyncClient(_Base):
         already_cancelled: Literal["raise", "return"] | None = None,
     ) -> Coroutine[Any, Any, CancelResult]:
         """As ``Client.cancel_job``, to be awaited."""
-        context = self.runtime.context(notices.call_site())
-        return self._drive(self._cancel, context, process_id, wait, already_cancelled)
+        site = notices.call_site()
+        steps = self.runtime.cancel(process_id, wait, site, already_cancelled=already_cancelled)
+        return self.runtime.drive_async(steps)
 
     def get_job(self, process_id: JobId) -> Coroutine[Any, Any, Job]:
         """As ``Client.get_job``, to be awaited."""
-        context = self.runtime.context(notices.call_site())
-        return self._drive(self._get_job, context, process_id)
-
-    async def _drive(self, begin: Callable[..., cancellation.Steps[T]], *arguments: Any) -> T:
-        return await self.runtime.drive_async(begin(*arguments))
+        return self.runtime.drive_async(self.runtime.get_job(process_id, notices.call_site()))
 
     def cancel_jobs(
         self,
@@ -278,19 +230,15 @@ class AsyncClient(_Base):
         """As ``Client.cancel_jobs``, as an asynchronous iterator."""
         from .many import AsyncCancelJobs
 
-        site = notices.call_site()
-        return AsyncCancelJobs(self.runtime, process_ids, concurrency, wait, site, stop_on=stop_on)
+        return AsyncCancelJobs(self.runtime, process_ids, concurrency, wait, stop_on=stop_on)
 
     async def route(self, process_id: JobId) -> Route:
         """As ``Client.route``."""
-        return await self.runtime.drive_async(self._route(process_id))
+        return await self.runtime.drive_async(self.runtime.route(process_id))
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; further calls are refused."""
-        await self._send.close()
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
+        await self.runtime.send.close()
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
@@ -311,17 +259,14 @@ def cancel_job(
     wait: float | None = None,
     already_cancelled: Literal["raise", "return"] | None = None,
 ) -> CancelResult:
-    """Cancel a queued or processing job, on whichever API version the settings lead to.
+    """Cancel a queued or processing job, as ``Client.cancel_job`` does.
 
     Without ``client``, a process-wide one is made of the environment (``REVENUEBASE_API_KEY``
     and its siblings) on first use, and kept.
-
-    ``client`` is one of your own; the rest, and what is raised, is as for ``Client.cancel_job``.
     """
+    client = client or memory.default_client
     if client is None:
-        client = memory.default_client
-        if client is None:
-            # No lock, which a fork could leave held: of two made at once, the first stays.
-            made = Client()
-            client = memory.default_client = memory.default_client or made
+        # No lock, which a fork could leave held: of two made at once, the first stays.
+        made = Client()
+        client = memory.default_client = memory.default_client or made
     return client.cancel_job(process_id, wait=wait, already_cancelled=already_cancelled)

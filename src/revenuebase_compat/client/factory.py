@@ -1,14 +1,12 @@
-"""What is made of httpx: requests, connections, TLS contexts; imported by the first to send.
-
-Its public API alone is used, but for ``_unlocked``.
-"""
+"""What is made of httpx, by its public API but for ``_unlocked``; imported by the first to send."""
 
 from __future__ import annotations
 
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -29,12 +27,8 @@ class Connection:
     #: Monotonic time of the last release; 0 until the first.
     idle_since = 0.0
 
-    def __init__(
-        self, send: Callable[[httpx.Request], Any], close: Callable[[], Any], *, direct: bool
-    ) -> None:
-        self.send = send
-        self.close = close
-        self.direct = direct
+    def __init__(self, send: Callable[..., Any], close: Callable[[], Any], direct: bool) -> None:
+        self.send, self.close, self.direct = send, close, direct
 
 
 class Factory:
@@ -45,11 +39,7 @@ class Factory:
         self._asynchronous = asynchronous
         self._context: ssl.SSLContext | None = None
         self._server = server = httpx.URL(settings.base_url)
-        self._parts = {
-            "raw_scheme": server.raw_scheme,
-            "raw_host": server.raw_host,
-            "port": server.port,
-        }
+        self._parts = {name: getattr(server, name) for name in ("raw_scheme", "raw_host", "port")}
         self._prefix = server.raw_path.rstrip(b"/")
         #: By method and length of the body, which is all they depend on; the key is in them.
         self._headers: dict[tuple[str, int], httpx.Headers] = {}
@@ -110,24 +100,17 @@ class Factory:
         if not needs_proxy(self._settings):
             made = _unlocked(transport(verify=self._context, limits=limits))
             return Connection(getattr(made, handle), getattr(made, close), direct=True)
-        try:
+        made = None
+        with suppress(Exception):
             made = _unlocked(client(verify=self._context, limits=limits))
-        except Exception:
-            made = None
         if made is None:
             raise _wrong_proxy()
-        return Connection(
-            lambda request: made.send(request, stream=True, follow_redirects=False),
-            getattr(made, close),
-            direct=False,
-        )
+        send = partial(made.send, stream=True, follow_redirects=False)
+        return Connection(send, getattr(made, close), direct=False)
 
 
 class _LazyURL(httpx.URL):
-    """A URL that is parsed if somebody asks for more than the parts that a transport reads.
-
-    httpx parses character by character, which would cost as much as the flow of the call.
-    """
+    """Parsed only where more is asked for than a transport reads: httpx takes its time for it."""
 
     raw_scheme = raw_host = raw_path = b""
     port = None
@@ -165,7 +148,7 @@ def needs_proxy(settings: Settings) -> bool:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
-    """The context for TLS, with httpx's certificates, or those that the environment names.
+    """With httpx's certificates, or those that the environment names.
 
     Raises:
         ConfigurationError: ``SSL_CERT_FILE`` or ``SSL_CERT_DIR`` cannot be used.
@@ -206,12 +189,9 @@ def _wrong_proxy() -> ConfigurationError:
 
 
 def _unlocked(client: Any) -> Any:
-    """The transport or client, without the locks of its connection pools.
-
-    A transport of ours serves one thread at a time and needs none. An exception that a signal
-    handler raises within httpcore may leave such a lock taken, and httpcore, which takes it again
-    in order to clear up, would then wait for itself.
-    """
+    """Without the locks of its pools, which serve one thread at a time."""
+    # An exception that a signal handler raises within httpcore may leave such a lock taken, and
+    # httpcore, which takes it again in order to clear up, would then wait for itself.
     mounted = getattr(client, "_mounts", {}).values()
     for transport in (client, getattr(client, "_transport", None), *mounted):
         pool: Any = getattr(transport, "_pool", None)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.settings import VARIABLES, Flag
+from revenuebase_compat.core.settings import VARIABLES
 
 from .notices import log
 from .process import from_handler
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from revenuebase_compat.core.events import RouteContext
 
 
-@cache
-def resolve(setting: str, name: str) -> Callable[..., Any]:
-    """The callable that a setting names as ``package.module:attribute``; imported once.
+def resolve(setting: str, given: Any) -> Any:
+    """What a setting gives, or the callable that it names as ``package.module:attribute``.
 
     Raises:
         ConfigurationError: there is no such module or attribute, or it cannot be called.
     """
+    return _imported(setting, given) if isinstance(given, str) else given
+
+
+@cache
+def _imported(setting: str, name: str) -> object:
     module, _, path = name.partition(":")
     try:
         found = importlib.import_module(module)
@@ -38,12 +42,12 @@ def resolve(setting: str, name: str) -> Callable[..., Any]:
         ) from None
     if not callable(found):
         raise ConfigurationError(f"{setting} ({VARIABLES[setting]}) {name!r} is not callable")
-    return cast("Callable[..., Any]", found)
+    return found
 
 
-def ask(flag: Flag | str | None, context: RouteContext) -> bool | None:
+def ask(flag: Any, context: RouteContext) -> bool | None:
     """The flag's opinion; an exception, or anything but a bool, is logged and is no opinion."""
-    flag = _callable(flag)
+    flag = resolve("v2_flag", flag)
     try:
         opinion = flag(context)
         if inspect.isawaitable(opinion):
@@ -52,24 +56,21 @@ def ask(flag: Flag | str | None, context: RouteContext) -> bool | None:
             raise TypeError("the flag is asynchronous: use AsyncClient")
         return _checked(opinion)
     except Exception as error:
-        return _no_opinion(flag, error)
+        _no_opinion(flag, error)
+    return None
 
 
-async def ask_async(flag: Flag | str | None, context: RouteContext) -> bool | None:
+async def ask_async(flag: Any, context: RouteContext) -> bool | None:
     """The same for a flag that may be asynchronous, or has an ``evaluate_async`` that is."""
-    flag = _callable(flag)
+    flag = resolve("v2_flag", flag)
     try:
         opinion = getattr(flag, "evaluate_async", flag)(context)
         if isinstance(opinion, Awaitable):
             opinion = await opinion
         return _checked(opinion)
     except Exception as error:
-        return _no_opinion(flag, error)
-
-
-def _callable(flag: Flag | str | None) -> Flag:
-    assert flag is not None  # noqa: S101 (the table asks only where there is one)
-    return resolve("v2_flag", flag) if isinstance(flag, str) else flag
+        _no_opinion(flag, error)
+    return None
 
 
 def _checked(opinion: object) -> bool | None:
@@ -78,14 +79,15 @@ def _checked(opinion: object) -> bool | None:
     raise TypeError(f"it answered {type(opinion).__name__}, not bool or None")
 
 
-def _no_opinion(flag: Flag, error: Exception) -> bool | None:
+def _no_opinion(flag: Any, error: Exception) -> None:
+    name = getattr(flag, "__qualname__", type(flag).__qualname__)
+    log_failure(f"v2_flag {name} gave no opinion", error, "the rollout's share decides")
+
+
+def log_failure(what: str, error: Exception, then: str) -> None:
+    """Log what a callable of the settings raised; what a signal handler did is raised again."""
     if from_handler(error):
         raise error
-    log(
-        ("flag", type(error)),
-        "warning",
-        f"v2_flag {getattr(flag, '__qualname__', type(flag).__qualname__)} gave no opinion "
-        f"({type(error).__name__}: {error}); the rollout's share decides",
-        time.monotonic(),
-    )
-    return None
+    key = what.partition(" ")[0], type(error)
+    words = f"{what} ({type(error).__name__}: {error}); {then}"
+    log(key, "warning", words, time.monotonic())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from math import inf
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from revenuebase_compat.core import cancellation
 from revenuebase_compat.core.errors import STOP_ON, CancelError, ConfigurationError
 from revenuebase_compat.core.many import (
     SLICE,
@@ -22,15 +22,17 @@ from revenuebase_compat.core.many import (
     RateLimiter,
     paced,
 )
-from revenuebase_compat.core.models import Job, JobId, check_process_id, check_wait
+from revenuebase_compat.core.models import Job, JobId, check_wait
+
+from .notices import CallSite, call_site
 
 if TYPE_CHECKING:
     import asyncio
 
+    from revenuebase_compat.core.cancellation import Flow
     from revenuebase_compat.core.endpoints import Request
     from revenuebase_compat.core.events import CancelEvent
 
-    from .notices import CallSite
     from .runtime import Runtime
 
 #: Jobs under way at once where each is waited for: no cancel shall wait for another job's end.
@@ -43,32 +45,28 @@ class _Closed(BaseException):
 
 @dataclass(eq=False)
 class Jobs:
-    """The jobs, each handed out when it may start.
-
-    Raises:
-        ConfigurationError: an argument is wrong.
-    """
+    """The jobs, each handed out when it may start."""
 
     runtime: Runtime
     process_ids: Iterable[JobId]
     concurrency: int
     wait: float | None
-    site: CallSite
+    site: CallSite = field(default_factory=call_site)
     on_start: Callable[[JobId], object] = lambda _: None
     on_status: Callable[[Job], object] | None = None
     on_pause: Callable[[float], object] = lambda _: None
     stop_on: type[CancelError] | tuple[type[CancelError], ...] = STOP_ON
 
     def __post_init__(self) -> None:
-        ids, most, kinds = self.process_ids, self.concurrency, self.stop_on
+        ids, most, named = self.process_ids, self.concurrency, self.stop_on
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise ConfigurationError(f"concurrency {most!r}: give a whole number from 1 on")
         if isinstance(ids, str | bytes) or not hasattr(type(ids), "__iter__"):
             kind = "one text" if isinstance(ids, str | bytes) else f"a {type(ids).__name__}"
             raise ConfigurationError(f"process_ids is {kind}: give a list of ids")
-        self._stop_on = kinds if isinstance(kinds, tuple) else (kinds,)
-        if not all(isinstance(one, type) and issubclass(one, CancelError) for one in self._stop_on):
-            raise ConfigurationError(f"stop_on {kinds!r}: give classes of errors of this package")
+        kinds = named if isinstance(named, tuple) else (named,)
+        if not all(isinstance(one, type) and issubclass(one, CancelError) for one in kinds):
+            raise ConfigurationError(f"stop_on {named!r}: give classes of errors of this package")
         self.wait = check_wait(self.wait)
         self.most = most if self.wait is None else max(most, WAITING)
         self.limiter = RateLimiter(most)
@@ -90,17 +88,11 @@ class Jobs:
             return 0.0
         return self.limiter.acquire(self.runtime.monotonic()) or None
 
-    def steps(self, process_id: JobId, events: list[CancelEvent]) -> cancellation.Flow:
+    def steps(self, process_id: JobId, events: list[CancelEvent]) -> Flow:
         """The flow of a job that may start, at its time; ``events`` gets those of its calls."""
-        context = self.runtime.context(self.site)
-
-        def begin() -> cancellation.Flow:
-            self.runtime.send.check_open()
-            checked = check_process_id(process_id)
-            end = events.append
-            return cancellation.cancel(context, checked, self.wait, self.on_status, on_end=end)
-
-        return paced(begin, self.limiter, context)
+        hooks = {"on_status": self.on_status, "on_end": events.append}
+        begin = partial(self.runtime.cancel, process_id, self.wait, self.site, **hooks)
+        return paced(begin, self.limiter, self.runtime.context())
 
     def close(self) -> None:
         """Start no further job, and let those under way send nothing more."""
@@ -120,22 +112,19 @@ class Jobs:
                 attempts=sum(event.attempts for event in events),
                 outcome_unknown=any(event.outcome_unknown for event in events),
             )
-        if isinstance(error, self._stop_on):
+        if isinstance(error, self.stop_on):
             self.ended = True
         named: Any = error.process_id or process_id  # what it is, where it is no id
         self.finished.append(JobFailed(named, error))
 
 
 class _Threads(Jobs):
-    """The same, with a thread for each job under way, which nothing keeps alive but its job."""
+    """With a thread for each job under way, which nothing keeps alive but its job."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        #: Jobs that were started and have not finished.
-        self.under_way = 0
-        #: Whether the ``next`` job may start, and waits for a thread to take it.
-        self.granted = False
-        self._driver = self.runtime._replace(sleep=self._sleep, send=self._send)
+    #: Jobs that were started and have not finished.
+    under_way = 0
+    #: Whether the ``next`` job may start, and waits for a thread to take it.
+    granted = False
 
     def _sleep(self, seconds: float) -> None:
         if self.runtime.sleep is time.sleep:
@@ -155,25 +144,31 @@ class _Threads(Jobs):
         if self.closed or self.runtime.send.closed:
             raise _Closed
 
-    def start(self) -> None:
-        """Have the granted job taken by a new thread, or by one that is about to be free.
-
-        Where no thread can be had (the process is at its limit, or ends), the caller's own
-        takes it if no other will.
-        """
-        try:
-            Thread(target=self.work, name="revenuebase-cancel", daemon=True).start()
-        except RuntimeError:
-            if not self.under_way:
-                self.work(inline=True)
-            return
+    def start(self) -> float:
+        """Start what may be started; returns the seconds until more may."""
         changed = self.limiter.changed
-        with changed:
-            while self.granted:
-                changed.wait(SLICE)
+        while True:
+            if not self.granted:  # else a thread could not be had, or an interrupt came in between
+                # Outcomes that nobody took yet count, so that they do not pile up.
+                pause = self.take(self.under_way + len(self.finished))
+                if pause is not None:
+                    return pause
+                self.on_start(self.next[0])
+                self.granted = True
+            # It is taken by a new thread, or by one that is about to be free.
+            try:
+                Thread(target=self.work, name="revenuebase-cancel", daemon=True).start()
+            except RuntimeError:  # the process is at its limit, or ends
+                if self.under_way:
+                    return inf
+                self.work(inline=True)
+            with changed:
+                while self.granted:
+                    changed.wait(SLICE)
 
     def work(self, *, inline: bool = False) -> None:
         """Cancel the granted job, and whichever is granted then."""
+        runtime = self.runtime._replace(sleep=self._sleep, send=self._send)
         changed = self.limiter.changed
         while True:
             with changed:
@@ -185,7 +180,7 @@ class _Threads(Jobs):
                 changed.notify_all()
             events: list[CancelEvent] = []
             try:
-                result = self._driver.drive(self.steps(process_id, events))
+                result = runtime.drive(self.steps(process_id, events))
                 self.finished.append(JobCancelled(result.process_id, result))
             except BaseException as error:  # a warning made an error, say: no job is lost
                 self.failed(process_id, error, events)
@@ -197,15 +192,13 @@ class _Threads(Jobs):
                     changed.notify_all()
 
 
-class CancelJobs(Iterator[JobOutcome]):
+class CancelJobs(Iterator[JobOutcome], AbstractContextManager["CancelJobs"]):
     """Outcomes of many jobs, in the order they finish.
 
-    It may be interrupted (``KeyboardInterrupt``) and iterated on. To stop early: after ``stop()``
-    no further job is started, and those under way still come; those that a 429 made wait fail at
-    once. ``close()``, the end of a ``with`` block, or dropping the iterator ends it: what is being
-    sent is sent, and nothing more.
-    Closing the client does the same, but outcomes of what was under way still come. In ``atexit``,
-    where Python starts no more threads (3.12 and later), jobs run one after the other.
+    It may be interrupted (``KeyboardInterrupt``) and iterated on. ``close()``, the end of a
+    ``with`` block, or dropping the iterator ends it. Closing the client does the same, but outcomes
+    of what was under way still come. In ``atexit``, where Python starts no more threads (3.12 and
+    later), jobs run one after the other.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -216,7 +209,7 @@ class CancelJobs(Iterator[JobOutcome]):
         jobs, limiter = self._jobs, self._jobs.limiter
         try:
             while not self._left:
-                pause = self._start()
+                pause = jobs.start()
                 with limiter.changed:
                     if jobs.finished:
                         return jobs.finished.popleft()
@@ -247,12 +240,9 @@ class CancelJobs(Iterator[JobOutcome]):
         self._jobs.ended = self._jobs.limiter.stopped = True
 
     def close(self) -> None:
-        """End it: no further job, no further request of those under way, no further outcome."""
+        """End it: what is being sent is sent; no further job, no request, no outcome."""
         self._left = True
         self._jobs.close()
-
-    def __enter__(self) -> CancelJobs:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -265,24 +255,9 @@ class CancelJobs(Iterator[JobOutcome]):
         """Seconds of pauses that so many jobs will cost, as far as the answers tell."""
         return self._jobs.limiter.pauses(jobs, self._jobs.runtime.monotonic())
 
-    def _start(self) -> float:
-        """Start what may be started; returns the seconds until more may."""
-        jobs = self._jobs
-        while True:
-            if jobs.granted:  # a thread could not be had, or an interrupt came in between
-                jobs.start()
-                if jobs.granted:
-                    return inf
-            # Outcomes that nobody took yet count, so that they do not pile up.
-            pause = jobs.take(jobs.under_way + len(jobs.finished))
-            if pause is not None:
-                return pause
-            jobs.on_start(jobs.next[0])
-            jobs.granted = True
-
 
 class _Tasks(Jobs):
-    """The same, with a task for each job under way."""
+    """With a task for each job under way."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -299,10 +274,9 @@ class _Tasks(Jobs):
         try:
             result = await self.runtime.drive_async(self.steps(process_id, events))
             self.finished.append(JobCancelled(result.process_id, result))
-        except BaseException as error:
-            if isinstance(error, Exception):
-                self.failed(process_id, error, events)
-                return
+        except Exception as error:
+            self.failed(process_id, error, events)
+        except BaseException:
             if self.closed:
                 self.failed(process_id, _Closed(), events)
             raise
@@ -331,12 +305,8 @@ class _Tasks(Jobs):
             await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-class AsyncCancelJobs(AsyncIterator[JobOutcome]):
-    """As ``CancelJobs``, under ``asyncio``.
-
-    After ``stop()`` no further job is started; ``aclose()``, the end of an ``async with`` block, or
-    dropping the iterator cancels what is under way.
-    """
+class AsyncCancelJobs(AsyncIterator[JobOutcome], AbstractAsyncContextManager["AsyncCancelJobs"]):
+    """As ``CancelJobs``, under ``asyncio``; ending it cancels what is under way."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._jobs = _Tasks(*arguments, **options)
@@ -346,17 +316,14 @@ class AsyncCancelJobs(AsyncIterator[JobOutcome]):
         return await self._outcomes.__anext__()
 
     def stop(self) -> None:
-        """Start no further job; those under way still come, those that a 429 made wait failed."""
+        """As ``CancelJobs.stop``."""
         self._jobs.ended = self._jobs.limiter.stopped = True
 
     async def aclose(self) -> None:
-        """End it: no further job, no further request, no further outcome."""
+        """End it: no further job, no request, no outcome."""
         self._jobs.close()
         with suppress(RuntimeError):  # somebody waits for an outcome, and will be told
             await self._outcomes.aclose()
-
-    async def __aenter__(self) -> AsyncCancelJobs:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()

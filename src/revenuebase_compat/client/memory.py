@@ -1,7 +1,4 @@
-"""What a process remembers: a retired v1, what was logged when, and the default client.
-
-One object, ``memory``. Tests and the pytest plugin use its operations, never its fields.
-"""
+"""What a process remembers: one object, ``memory``."""
 
 from __future__ import annotations
 
@@ -27,10 +24,7 @@ class NoticeThrottle:
         self.announced: dict[str, datetime] = {}
 
     def suppressed(self, key: object, at: float) -> int | None:
-        """How often ``key`` was left out since it was logged; ``None``: leave it out again.
-
-        ``at`` is monotonic seconds.
-        """
+        """How often ``key`` was left out until ``at`` (monotonic); ``None``: leave it out again."""
         with self.lock:
             since, left_out = self.last.get(key, (None, 0))
             if since is not None and 0 <= at - since < NOTICE_INTERVAL:

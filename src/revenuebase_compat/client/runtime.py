@@ -9,17 +9,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from revenuebase_compat.core import cancellation
-from revenuebase_compat.core.calls import CallContext, Notice
+from revenuebase_compat.core.calls import CallContext, Notice, now_of, route
+from revenuebase_compat.core.models import Job, JobId, check_process_id, check_wait
+from revenuebase_compat.core.routing import Decision
 from revenuebase_compat.core.settings import Settings
 
 from . import flags, notices
 from .memory import memory
-from .process import from_handler
 
 if TYPE_CHECKING:
     from revenuebase_compat.core.events import CancelEvent
 
 T = TypeVar("T")
+Site = notices.CallSite | None
 
 
 def utc_now() -> datetime:
@@ -41,7 +43,7 @@ def call_context(
     monotonic: Callable[[], float] = time.monotonic,
     random: Callable[[], float] = jitter,
 ) -> CallContext:
-    """What one call reads of the world and tells it, with the memory of this process."""
+    """For one call, with the memory of this process."""
     given = settings, clock, monotonic, random, memory.retired_at, notify
     return CallContext(*given, partial(emit, settings))
 
@@ -49,20 +51,11 @@ def call_context(
 def emit(settings: Settings, event: CancelEvent) -> None:
     """Tell ``on_event`` of a finished call; what it raises is logged."""
     try:
-        heard = settings.on_event
-        if isinstance(heard, str):
-            heard = flags.resolve("on_event", heard)
+        heard = flags.resolve("on_event", settings.on_event)
         if heard is not None:
             heard(event)
     except Exception as error:
-        if from_handler(error):
-            raise
-        notices.log(
-            ("on_event", type(error)),
-            "warning",
-            f"on_event failed ({type(error).__name__}: {error}); the call was not touched",
-            time.monotonic(),
-        )
+        flags.log_failure("on_event failed", error, "the call was not touched")
 
 
 class Runtime(NamedTuple):
@@ -78,10 +71,28 @@ class Runtime(NamedTuple):
     send: Any
     ask: Callable[..., Any] = flags.ask
 
-    def context(self, site: notices.CallSite | None = None) -> CallContext:
-        """What a call is given; ``site`` is the user's line, where it is off the stack by then."""
+    def context(self, site: Site = None) -> CallContext:
+        """For one call; ``site`` is the user's line, where it is off the stack by then."""
         notify = notices.tell if site is None else partial(notices.tell, site=site)
         return call_context(self.settings, notify, self.clock, self.monotonic, self.random)
+
+    def cancel(
+        self, process_id: JobId, wait: float | None, site: Site = None, **options: Any
+    ) -> cancellation.Flow:
+        """The flow of one cancel, which checks what it is given when it begins."""
+        self.send.check_open()
+        given = check_process_id(process_id), check_wait(wait)
+        return (yield from cancellation.cancel(self.context(site), *given, **options))
+
+    def get_job(self, process_id: JobId, site: Site = None) -> cancellation.Steps[Job]:
+        """The flow of one reading, likewise."""
+        self.send.check_open()
+        return (yield from cancellation.get_job(self.context(site), check_process_id(process_id)))
+
+    def route(self, process_id: JobId) -> Decision:
+        """The flow of a decision, which sends nothing."""
+        context = self.context()
+        return route(context, check_process_id(process_id), now_of(context))
 
     def drive(self, steps: Generator[Any, Any, T]) -> T:
         """Run a flow to its end."""

@@ -1,7 +1,4 @@
-"""What the gateway and the sandbox share: a listening socket, and uvicorn in front of an app.
-
-uvicorn is imported when a server is made: the extras ``gateway`` and ``sandbox`` bring it.
-"""
+"""What the gateway and the sandbox share: a listening socket, and uvicorn in front of an app."""
 
 from __future__ import annotations
 
@@ -27,34 +24,27 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def make_server(app: Callable[..., Any], **options: Any) -> uvicorn.Server:
-    """A uvicorn server with that configuration."""
+    """A uvicorn server of ``make_config``."""
     import uvicorn
 
     return uvicorn.Server(make_config(app, **options))
 
 
-def make_config(app: Callable[..., Any], **options: Any) -> uvicorn.Config:
-    """For a server that writes nothing by itself and adds no headers.
-
-    Args:
-        app: an ASGI app, called with scope, receive and send.
-        options: of ``uvicorn.Config``, beside and above those given here.
-
-    Raises:
-        ImportError: uvicorn is not installed.
-    """
+def make_config(app: Callable[..., Any], http: Any = "h11", **options: Any) -> uvicorn.Config:
+    """For a server that writes nothing by itself and adds no headers; ``options`` are uvicorn's."""
     import uvicorn
 
-    ours: dict[str, Any] = {
-        "interface": "asgi3",
-        "http": "h11",  # refuses more than httptools
-        "ws": "none",
-        "lifespan": "off",
-        "log_config": None,
-        "log_level": "error",
-        "access_log": False,
-        "proxy_headers": False,  # X-Forwarded-For would hide who is connected
-        "server_header": False,
-        "date_header": False,
-    }
-    return uvicorn.Config(app, **{**ours, **options})
+    return uvicorn.Config(
+        app,
+        interface="asgi3",
+        http=http,  # h11 refuses more than httptools
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,  # X-Forwarded-For would hide who is connected
+        server_header=False,
+        date_header=False,
+        **options,
+    )

@@ -1,28 +1,29 @@
 """The senders: one request out, one answer in; nothing is decided here, no redirect is followed.
 
 Own pools are free lists of single-connection transports of httpx's, which are faster than
-``httpx.Client``, and of which one that went wrong can be thrown away whole.
-
-What the transport raises comes back as ``NoResponse``: plain data, as the frames of a traceback
-would hold the key. What cannot be set up is a ``ConfigurationError``; all else passes through.
+``httpx.Client``, and of which one that went wrong can be thrown away whole. What the transport
+raises comes back as ``NoResponse``: the frames of a traceback would hold the key. All else, such as
+the time limit of a signal handler, is not ours to swallow.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections import deque
 from contextlib import closing, suppress
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
-from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, unpack
+from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
 from revenuebase_compat.core.endpoints import Request
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
-from .transport_errors import no_response_from, raise_foreign
+from .process import causes, frames, raised_by_handler
 from .watchdog import Attempt, place, watchdog
 
 if TYPE_CHECKING:
@@ -43,18 +44,16 @@ class Sender:
     def __init__(self, settings: Settings, http_client: Any) -> None:
         self._settings = settings
         self._theirs = http_client
-        #: Whether ``close()`` was called.
         self.closed = False
         #: What goes on until it ends, or the client is closed; each has a ``close()``.
         self.under_way: WeakSet[Any] = WeakSet()
         self._made: Factory | None = None
-        self._place = place()
 
     def check_open(self) -> None:
         """Refuse before anything is sent."""
         if self.closed:
             raise ConfigurationError("this client is closed: make a new one")
-        if self._theirs is not None and getattr(self._theirs, "is_closed", False):
+        if getattr(self._theirs, "is_closed", False):
             raise ConfigurationError("http_client is closed: give one that is open")
 
     @property
@@ -66,37 +65,37 @@ class Sender:
             made = self._made = Factory(self._settings, asynchronous=self.asynchronous)
         return made
 
-    def _keep(self, connection: Connection, free: deque[Connection]) -> Connection | None:
-        """Keep it for the next request; returns what is to be closed, if there is one too many."""
+    def _keep(self, connection: Connection, free: deque[Connection]) -> list[Connection]:
+        """Keep it for the next request; returns what is to be closed."""
         if self.closed:
-            return connection
+            return [connection]
         connection.idle_since = time.monotonic()
         free.append(connection)
-        try:
+        with suppress(IndexError):  # another thread took the last
             if len(free) > MAX_IDLE or time.monotonic() - free[0].idle_since > IDLE_FOR:
-                return free.popleft()
-        except IndexError:  # another thread took the last
-            pass
-        return None
+                return [free.popleft()]
+        return []
 
 
 class SyncSender(Sender):
     """Sends for ``Client``; thread-safe, and a forked child opens connections of its own."""
 
-    def __init__(self, settings: Settings, http_client: httpx.Client | None = None) -> None:
+    _addresses, _counted_until = 1, 0.0
+
+    def __init__(self, settings: Settings, http_client: Any) -> None:
         super().__init__(settings, http_client)
         self._free: deque[Connection] = deque()
-        self._addresses = 1
-        self._counted_until = 0.0
+        self._place = place()
 
     def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return self._send_theirs(request, timeout)
         prepared = self._factory.request(request)
         connection = self._acquire()
-        addresses = self._count_addresses if connection.direct else None
-        attempt, guard = Attempt(timeout, prepared.extensions, addresses), watchdog()
+        attempt, guard = Attempt(timeout, prepared.extensions), watchdog()
         attempt.socket = connection.socket
+        if connection.direct:
+            attempt.addresses = self._count_addresses
         try:
             guard.start(attempt)
             prepared.extensions["timeout"] = attempt
@@ -104,20 +103,20 @@ class SyncSender(Sender):
             connection.socket = response.extensions["network_stream"].get_extra_info("socket")
             answer = _read(response, attempt)
             response.stream.close()
+            guard.finish(attempt)
+            if attempt.overdue:  # it ended because we ended it: there may be more of it
+                raise TimeoutError
         except BaseException as error:
-            # Not connection.close(): the frames that were interrupted may hold a lock.
-            raise_foreign(error, attempt.abandon)
-            self._drop(connection)
-            return no_response_from(error, attempt)
+            # First, and not connection.close(): frames that were interrupted may hold a lock.
+            answer = no_response_from(error, attempt)
+            connection.close()
+            if connection.idle_since:  # what was idle beside it may be as dead
+                _close_all(self._free)
+            return answer
         finally:
             guard.finish(attempt)
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
-        if attempt.overdue:
-            self._drop(connection)
-            # It ended because we ended it: what there is of it may not be all.
-            return no_response_from(TimeoutError(), attempt)
-        surplus = self._keep(connection, self._free)
-        if surplus is not None:
+        for surplus in self._keep(connection, self._free):
             surplus.close()
         return answer
 
@@ -129,7 +128,6 @@ class SyncSender(Sender):
             with closing(sent) as response:
                 return _read(response, attempt)
         except BaseException as error:
-            raise_foreign(error)
             return no_response_from(error)
 
     def _acquire(self) -> Connection:
@@ -146,19 +144,11 @@ class SyncSender(Sender):
         """How many addresses the host has, as all of them must fit into the time to connect."""
         if time.monotonic() >= self._counted_until:
             parts = urlsplit(self._settings.base_url)
-            try:
+            with suppress(OSError):  # connecting will say what is wrong
                 found = socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)
-                self._addresses = max(len(found), 1)
-            except OSError:  # connecting will say what is wrong
-                self._addresses = 1
+                self._addresses = len(found)
             self._counted_until = time.monotonic() + IDLE_FOR
         return self._addresses
-
-    def _drop(self, connection: Connection) -> None:
-        """Close what failed, and if it was kept also what was idle beside it: it may be as dead."""
-        connection.close()
-        if connection.idle_since:
-            _close_all(self._free)
 
     def close(self) -> None:
         """Close what is idle; what is in use closes when its call ends."""
@@ -191,3 +181,59 @@ def _read(response: httpx.Response, attempt: Attempt) -> AttemptOutcome:
 def decoded(response: httpx.Response) -> AttemptOutcome:
     headers = [pair for pair in response.headers.raw if pair[0].lower() != b"content-encoding"]
     return unpack(response.status_code, headers, response.content)
+
+
+# Only what the transport raises is an attempt that failed. By the names of modules and classes, so
+# that httpx2's count as well.
+_TRANSPORTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "h11", "anyio", "socksio"})
+
+_NOT_SENT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "ProxyError",
+    "UnsupportedProtocol",
+    "LocalProtocolError",
+    "InvalidURL",
+}
+
+
+def no_response_from(error: BaseException, attempt: Attempt | None = None) -> NoResponse:
+    """What the transport's exception tells of the attempt, as plain data.
+
+    One that is not the transport's, or one of those that it hides, is raised, and the attempt is
+    abandoned. A handler's own ``TimeoutError`` comes out of httpcore as a ``ReadTimeout``, so the
+    origin is looked at.
+    """
+    kinds = type(error).__mro__
+    failed = OSError in kinds or any(_is_transport(kind.__module__) for kind in kinds)
+    other = raised_by_handler(error) if failed else error
+    if other is not None:
+        if attempt is not None:
+            attempt.abandon()
+        # Not with the transport's frames, whose locals hold the key.
+        other.__traceback__ = _without_transport(other.__traceback__)
+        try:
+            raise other
+        finally:
+            del other, error  # this frame is in the traceback: no circle for the collector
+    names = {kind.__name__ for kind in kinds}
+    sent = not names & _NOT_SENT and (attempt is None or attempt.sent)
+    if any(getattr(one, "errno", None) in (errno.EMFILE, errno.ENFILE) for one in causes(error)):
+        reason = "no file descriptor is left (EMFILE): raise the limit (ulimit -n), or send fewer"
+        return NoResponse(f"{reason} requests at once", sent)
+    if (attempt is not None and attempt.overdue) or names & {"TimeoutException", "TimeoutError"}:
+        return NoResponse(f"{'the answer' if sent else 'connecting'} took too long", sent, True)
+    return NoResponse(f"{type(error).__name__}: {error}", sent)
+
+
+def _is_transport(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in _TRANSPORTS
+
+
+def _without_transport(traceback: TracebackType | None) -> TracebackType | None:
+    rest: TracebackType | None = None
+    for one in reversed(list(frames(traceback))):
+        if not _is_transport(one.tb_frame.f_globals.get("__name__")):
+            rest = TracebackType(rest, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return rest

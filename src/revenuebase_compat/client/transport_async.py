@@ -7,15 +7,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import TYPE_CHECKING, cast
+from contextlib import aclosing, asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
 from revenuebase_compat.core.endpoints import Request
 from revenuebase_compat.core.settings import Settings
 
-from .transport import Sender, decoded
-from .transport_errors import no_response_from, raise_foreign
+from .transport import Sender, decoded, no_response_from
 from .watchdog import Attempt, place
 
 if TYPE_CHECKING:
@@ -27,26 +26,24 @@ if sys.version_info >= (3, 11):
     from asyncio import timeout as asyncio_timeout
 else:  # pragma: no cover (one branch per Python)
 
-    class asyncio_timeout:  # noqa: N801 (stands in for a function)
+    @asynccontextmanager
+    async def asyncio_timeout(delay: float) -> AsyncGenerator[None, None]:
         """``asyncio.timeout`` of Python 3.11, as far as it can be had on 3.10."""
+        task, expired = cast("asyncio.Task[Any]", asyncio.current_task()), asyncio.Event()
 
-        def __init__(self, delay: float) -> None:
-            self._delay = delay
-            self._expired = False
+        def expire() -> None:
+            expired.set()
+            task.cancel()
 
-        async def __aenter__(self) -> None:
-            self._task = asyncio.current_task()
-            self._handle = asyncio.get_running_loop().call_later(self._delay, self._expire)
-
-        def _expire(self) -> None:
-            self._expired = True
-            assert self._task is not None  # noqa: S101
-            self._task.cancel()
-
-        async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-            self._handle.cancel()
-            if self._expired and kind is asyncio.CancelledError:
-                raise TimeoutError
+        timer = asyncio.get_running_loop().call_later(delay, expire)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if expired.is_set():
+                raise TimeoutError from None
+            raise
+        finally:
+            timer.cancel()
 
 
 class AsyncSender(Sender):
@@ -54,34 +51,26 @@ class AsyncSender(Sender):
 
     asynchronous = True
 
-    def __init__(
-        self,
-        settings: Settings,
-        http_client: httpx.AsyncClient | None = None,
-        max_connections: int = 100,
-    ) -> None:
+    def __init__(self, settings: Settings, http_client: Any, max_connections: int) -> None:
         super().__init__(settings, http_client)
         self._most = max_connections
-        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
-        self._inherited: list[dict[asyncio.AbstractEventLoop, _Pool]] = []
+        # Those that a child inherits are kept, too: closing them would unregister the parent's
+        # sockets from its selector.
+        self._pools: dict[tuple[object, asyncio.AbstractEventLoop], _Pool] = {}
 
     async def __call__(self, request: Request, timeout: float, left: float) -> AttemptOutcome:
         if self._theirs is not None:
             return await self._send_theirs(request, timeout)
-        pool = await self._pool()
-        if pool.room.locked():
-            began = time.monotonic()
-            try:
-                async with asyncio_timeout(left):
-                    await pool.room.acquire()
-            except TimeoutError:
-                reason = f"no connection was free (max_connections is {self._most})"
-                return NoResponse(reason, sent=False, timeout=True)
-            timeout = min(timeout, max(left - (time.monotonic() - began), 0.001))
-        else:
-            await pool.room.acquire()  # without a pause
+        pool, began = await self._pool(), time.monotonic()
         try:
-            return await self._exchange(pool, request, timeout)
+            async with asyncio_timeout(left):
+                await pool.room.acquire()
+        except TimeoutError:
+            reason = f"no connection was free (max_connections is {self._most})"
+            return NoResponse(reason, sent=False, timeout=True)
+        try:
+            left = max(left - (time.monotonic() - began), 0.001)
+            return await self._exchange(pool, request, min(timeout, left))
         finally:
             pool.room.release()
 
@@ -96,15 +85,15 @@ class AsyncSender(Sender):
                 answer = await _read_async(await connection.send(prepared))
         except BaseException as error:
             await connection.close()
-            await attempt.close_async()
-            raise_foreign(error)
+            if attempt.stream is not None:  # httpcore forgets it, if its handshake was cancelled
+                await attempt.stream.aclose()
+            answer = no_response_from(error, attempt)
             if connection.idle_since:  # what was idle beside it may be as dead
                 await pool.close_idle()
-            return no_response_from(error, attempt)
+            return answer
         finally:
             prepared.extensions.clear()  # ends the circle, which would wait for the collector
-        surplus = self._keep(connection, pool.free)
-        if surplus is not None:
+        for surplus in self._keep(connection, pool.free):
             await surplus.close()
         return answer
 
@@ -117,20 +106,15 @@ class AsyncSender(Sender):
                     await self._theirs.send(prepared, stream=True, follow_redirects=False)
                 )
         except BaseException as error:
-            raise_foreign(error)
             return no_response_from(error)
 
     async def _pool(self) -> _Pool:
-        if self._place != place():
-            # Kept, not closed: closing would unregister the parent's sockets from its selector.
-            self._inherited.append(self._pools)
-            self._pools, self._place, self._made = {}, place(), None
-        loop = asyncio.get_running_loop()
-        pool = self._pools.get(loop)
+        key = place(), asyncio.get_running_loop()
+        pool = self._pools.get(key)
         if pool is None:
-            for ended in [one for one in self._pools if one.is_closed()]:
+            for ended in [one for one in self._pools if one[1].is_closed()]:
                 del self._pools[ended]
-            pool = self._pools[loop] = _Pool(self._most)
+            pool = self._pools[key] = _Pool(self._most)
             await pool.keeper.__anext__()
         return pool
 
@@ -139,7 +123,7 @@ class AsyncSender(Sender):
         self.closed = True
         for one in list(self.under_way):
             one.close()
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        pool = self._pools.pop((place(), asyncio.get_running_loop()), None)
         if pool is not None:
             await pool.keeper.aclose()
 

@@ -1,8 +1,7 @@
 """Deadlines that hold: an attempt that is overdue has its connection shut down under it.
 
-httpx bounds each read, not their sum, so a server that sends a byte now and then could hold a
-synchronous caller for ever. One daemon thread per process, asleep until the nearest deadline,
-ends that: ``shutdown()`` wakes whoever reads. The asynchronous client has ``asyncio`` for it.
+httpx bounds each read, not their sum. One daemon thread per process, asleep until the nearest
+deadline, does it: ``shutdown()`` wakes whoever reads. The asynchronous client has ``asyncio``.
 """
 
 from __future__ import annotations
@@ -29,30 +28,25 @@ def place() -> tuple[object, ...]:
 class Attempt(dict[str, float]):
     """One attempt: its deadline, and what is known of its connection.
 
-    It is httpx's ``timeout`` extension as well, and says what is left when a phase begins. Of
+    It is httpx's ``timeout`` extension as well, and says what is left when a phase begins. By
     ``extensions``, the request's, it has a connection traced while it is being made: on one that
-    was kept, the ten calls of a trace would cost more than all of the flow. ``addresses`` tells
-    among how many the time to connect is shared.
+    was kept, a trace would cost more than all of the flow.
     """
 
-    #: That of the connection, as soon as it is known.
+    #: That of the connection, as soon as it is known; and httpcore's stream on a new one.
     socket: Any = None
+    stream: Any = None
+    #: Tells among how many addresses the time to connect is shared.
+    addresses: Callable[[], int] | None = None
     #: Whether the time was up, and whether any of the request may have left.
     overdue = sent = False
     asynchronous = False
     _connecting: Any = None
-    _stream: Any = None
     _tunnelling = False
 
-    def __init__(
-        self,
-        timeout: float,
-        extensions: dict[str, Any] | None = None,
-        addresses: Callable[[], int] | None = None,
-    ) -> None:
+    def __init__(self, timeout: float, extensions: dict[str, Any] | None = None) -> None:
         self.deadline = time.monotonic() + timeout
         self._extensions = extensions
-        self._addresses = addresses
 
     def get(self, phase: str, default: Any = None) -> float:
         """Seconds for a phase of httpx's: ``pool``, ``connect``, ``write`` or ``read``."""
@@ -68,7 +62,7 @@ class Attempt(dict[str, float]):
         if self._extensions is not None:
             self._extensions["trace"] = self.trace_async if self.asynchronous else self.trace
         # Read once, it counts for each address of the host in turn, and again for TLS.
-        shares = (self._addresses() if self._addresses else 1) + 1
+        shares = (self.addresses() if self.addresses else 1) + 1
         left = self.deadline - time.monotonic()
         if left <= 0:  # the look-up took it all, and httpx would begin with another
             raise TimeoutError
@@ -79,34 +73,27 @@ class Attempt(dict[str, float]):
         if event.endswith("send_request_headers.started"):
             self._tunnelling = info["request"].method == b"CONNECT"
         elif event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._stream = info["return_value"]
-            if not self.asynchronous and event.endswith("connect_tcp.complete"):
-                self._watch_connecting()
+            self.stream = info["return_value"]
+            if self.asynchronous or event.endswith("start_tls.complete"):
+                return
+            # A duplicate, as TLS will take the original over, and may hang in its handshake.
+            self.release()
+            try:
+                self.socket = self._connecting = self.stream.get_extra_info("socket").dup()
+            except OSError:  # no file descriptor is left to watch with: nothing is sent
+                self.stream.close()
+                raise
+            if self.overdue:
+                self.shut_down()
 
     async def trace_async(self, event: str, info: dict[str, Any]) -> None:
         """The same for ``asyncio``, which has the deadline in hand."""
         self.trace(event, info)
 
-    def _watch_connecting(self) -> None:
-        # A duplicate, as TLS will take the original over, and may hang in its handshake.
-        self.release()
-        try:
-            self.socket = self._connecting = self._stream.get_extra_info("socket").dup()
-        except OSError:  # no file descriptor is left to watch with: nothing is sent
-            self._stream.close()
-            raise
-        if self.overdue:
-            self.shut_down()
-
-    async def close_async(self) -> None:
-        """Close a new connection, which httpcore forgets if its TLS handshake is cancelled."""
-        if self._stream is not None:
-            await self._stream.aclose()
-
     def abandon(self) -> None:
         """End the connection without the help of those who were interrupted."""
         self.shut_down()
-        for one in (self._stream, self.socket):
+        for one in (self.stream, self.socket):
             if one is not None:
                 with suppress(Exception):
                     one.close()
