@@ -78,8 +78,12 @@ FINDER = PatchingFinder()
 
 
 def finished(name: str) -> ModuleType | None:
-    """A module that is loaded to its end."""
-    module = sys.modules.get(name)
-    if module is None or getattr(module.__spec__, "_initializing", False):
+    """A library's module that is loaded to its end; not a stand-in, nor one that loads lazily."""
+    module, kind = sys.modules.get(name), type(sys)
+    if not issubclass(type(module), kind):
         return None
-    return module
+    held = kind.__getattribute__(
+        module, "__dict__"
+    )  # no attribute is asked for, which would load it
+    loading = getattr(held.get("__spec__"), "_initializing", False)
+    return None if loading or any(one not in held for one, _ in LIBRARIES[name][3]) else module

@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from revenuebase_compat.client import flags
-from revenuebase_compat.client.process import write_stderr
+from revenuebase_compat.client.process import from_handler, write_stderr
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
@@ -137,8 +136,11 @@ def _look_again() -> None:
             module = finished(name)
             if module is not None:
                 _patched[name] = module
-                with suppress(Exception):  # the next import of a library will say so
+                try:
                     _wrap_points(module)
+                except Exception as error:  # the next import of a library will say so
+                    if from_handler(error):
+                        raise
 
 
 def _wrap_points(module: ModuleType) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from threading import RLock
+from itertools import count
 from typing import Any
 
 #: Seconds in which the same notice is logged once.
@@ -14,24 +13,26 @@ NOTICE_INTERVAL = 3600.0
 
 
 class NoticeThrottle:
-    """When each notice was logged last, and how often it was left out since; thread-safe."""
+    """When each notice was logged last, and how often it was left out since; thread-safe.
+
+    Without a lock: a signal handler may wait for a thread that logs, a fork would leave it held.
+    """
 
     def __init__(self) -> None:
-        # Reentrant, as a signal handler may log while its own thread is in here.
-        self.lock = RLock()
-        self.last: dict[object, tuple[float, int]] = {}
+        #: The counter gives the number left out so far.
+        self.last: dict[object, tuple[float, Iterator[int]]] = {}
         #: base URL → the earliest sunset that the server announced.
         self.announced: dict[str, datetime] = {}
 
     def suppressed(self, key: object, at: float) -> int | None:
         """How often ``key`` was left out until ``at`` (monotonic); ``None``: leave it out again."""
-        with self.lock:
-            since, left_out = self.last.get(key, (None, 0))
-            if since is not None and 0 <= at - since < NOTICE_INTERVAL:
-                self.last[key] = (since, left_out + 1)
-                return None
-            self.last[key] = (at, 0)
-            return left_out
+        mine = at, count()
+        since, left_out = entry = self.last.setdefault(key, mine)
+        if entry is not mine and 0 <= at - since < NOTICE_INTERVAL:
+            next(left_out)
+            return None
+        self.last[key] = mine
+        return next(left_out) if entry is not mine else 0
 
 
 class ProcessMemory:
@@ -73,11 +74,3 @@ class ProcessMemory:
 
 
 memory = ProcessMemory()
-
-
-def _after_fork() -> None:
-    memory.throttle.lock = RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

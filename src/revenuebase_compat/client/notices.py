@@ -94,7 +94,10 @@ def log(
 def _say(level: Level, message: str, left_out: int, **extra: object) -> None:
     if left_out:
         message += f" ({left_out} like this were left out since it was last said)"
-    import logging  # with no notice, a tenth of what importing cancel_job costs
+    try:
+        import logging  # with no notice, a tenth of what importing cancel_job costs
+    except ImportError:
+        return  # the interpreter ends
 
     logger = logging.getLogger(_PACKAGE)
     number, last = getattr(logging, level.upper()), logging.lastResort

@@ -85,6 +85,8 @@ def check_process_id(value: object) -> int:
         # The length is checked first: int() of a long text is slow, and refused from 4,300 on.
         if value.isascii() and value.isdigit() and len(value) <= 64:
             number = int(value)
+    elif type(value) is int:
+        number = value
     elif not isinstance(value, bool):
         with suppress(Exception):  # it has no __index__, or one that fails
             number = index(value)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -35,7 +36,12 @@ class AiohttpCall(base.LibraryCall):
             return seen
         # A file that cannot be wound back is not read: aiohttp frames each kind in its own way.
         seekable = hasattr(held, "read") and hasattr(held, "seekable") and held.seekable()
-        return (await base.peek(held))[0] if base.is_text(held) or seekable else b""
+        if not (base.is_text(held) or seekable):
+            return b""
+        seen, held_anew = await base.peek(held)
+        if held is data:
+            options["data"] = held_anew
+        return seen
 
     def replayable(self) -> bool:
         return base.is_text(self._options.get("data"))
@@ -43,28 +49,40 @@ class AiohttpCall(base.LibraryCall):
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         if moved is None:
             return await self._original(self._owner, *self._given, **self._options)
-        method, url = self._given[0].upper(), self._owner._build_url(self._given[1])
+        options, session, given = self._options, self._owner, self._given[1]
+        method, url = self._given[0].upper(), session._build_url(given)
         target = type(url)(to_v2_target(self._base_url, url.raw_path_qs, moved), encoded=True)
-        options, session = self._options, self._owner
-        # Of the session itself, its headers, base URL and repeats would be in force.
-        alike = copy.copy(session)
+        changed: dict[str, Any] = {}
+        unsent = None
         if endpoint.names_job:
+            unsent = options.get("data")
             dropped = ("data", "json", "compress", "chunked", "expect100")
             options = {name: value for name, value in options.items() if name not in dropped}
             headers = session._prepare_headers(options.get("headers"))
             options["headers"] = base.without_body_headers(headers)
-            alike._default_headers = base.without_body_headers(session._default_headers)
+            kept = base.without_body_headers(session._default_headers)
+            if len(kept) < len(session._default_headers):
+                changed["_default_headers"] = kept
         if endpoint.names_job or moved.method != method:
             skip = {"Content-Type", *(options.get("skip_auto_headers") or ())}
             options = {**options, "skip_auto_headers": skip}
             # From 3.11 on; 3.10 repeats any GET whose kept connection has died, older ones none.
-            if hasattr(session, "_retry_connection"):
-                alike._retry_connection = False
-        alike._base_url = None  # beside which older ones take no absolute URL
+            if hasattr(session, "_retry_connection") and moved.method == "GET":
+                changed["_retry_connection"] = False
+        # Hooks and middlewares are given the session: a copy only where it would do otherwise.
+        sender = session
+        if changed:
+            sender = copy.copy(session)
+            vars(sender).update(changed)
         try:
-            response = await self._original(alike, moved.method, url.join(target), **options)
+            # Older ones take no absolute URL beside a base URL.
+            place = url.join(target) if type(url)(given).absolute else target
+            response = await self._original(sender, moved.method, place, **options)
         finally:
-            alike.detach()
+            if sender is not session:
+                sender.detach()
+        if isinstance(unsent, io.IOBase) and not isinstance(unsent, io.BytesIO | io.StringIO):
+            unsent.close()  # as aiohttp closes a file that it has sent
         first = [*response._history, response][0]  # the one that was moved, were it redirected
         url = url.with_user(None).with_query(first._url.query)
         info = first._request_info
@@ -101,8 +119,9 @@ def _request(original: Any) -> Any:
                 url = self._build_url(str_or_url)
         if active and url is not None and url.host:
             where = url.scheme, url.host, url.port, url.raw_path_qs
-            given: Any = kw.get("headers")  # an iterator, say, could be read only once
-            headers = chain(self._default_headers, given if hasattr(given, "__len__") else ())
+            if hasattr(kw.get("headers"), "__next__"):
+                kw["headers"] = [*kw["headers"]]  # as it can be read only once
+            headers = chain(self._default_headers, kw.get("headers") or ())
             endpoint = active.endpoint(method.upper(), *where, headers)
         if active is None or endpoint is None:
             return await original(self, method, str_or_url, **kw)

@@ -40,16 +40,16 @@ class LibraryCall(ABC):
 
     def encoding(self) -> Headers:
         """The Content-Encoding of the request's body, if it has one."""
-        return encoding_of(self._options["headers"])
+        return encoding_of(self._options.get("headers"))
 
     async def peek(self) -> bytes:
         """The body, read ahead; what is sent stays the same, byte for byte."""
-        seen, self._options["body"] = await peek(self._options["body"])
+        seen, self._options["body"] = await peek(self._options.get("body"))
         return seen
 
     def replayable(self) -> bool:
         """Whether the body can be sent a second time: there is none, or it is bytes or text."""
-        return is_text(self._options["body"])
+        return is_text(self._options.get("body"))
 
     def unsent(self, error: Exception) -> bool:
         """Whether the library's exception says that it never connected."""
@@ -99,6 +99,19 @@ class Replay:
             yield chunk
 
 
+class _Broken(io.RawIOBase):
+    """A file that could not be read: the sending meets the error where it would have met it."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _: Any) -> int:
+        raise self._error
+
+
 def is_text(body: Any) -> bool:
     """Whether a body is bytes or text, or none: such a one can be sent again."""
     return body is None or isinstance(body, str | bytes | bytearray | memoryview)
@@ -110,12 +123,16 @@ async def peek(body: Any) -> tuple[bytes, Any]:
         return as_bytes(body or b""), body
     if hasattr(body, "read"):
         start = body.tell() if hasattr(body, "seekable") and body.seekable() else None
-        data = body.read()
-        if start is None:
-            body = io.StringIO(data) if isinstance(data, str) else io.BytesIO(data)
-        else:
-            body.seek(start)
-        return as_bytes(data), body
+        try:
+            data = body.read()
+            if start is not None:
+                body.seek(start)
+                return as_bytes(data), body
+        except Exception as error:
+            if from_handler(error):
+                raise
+            return b"", _Broken(error)
+        return as_bytes(data), io.StringIO(data) if isinstance(data, str) else io.BytesIO(data)
     try:
         return bytes(memoryview(body)), body
     except TypeError:

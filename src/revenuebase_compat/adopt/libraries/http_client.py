@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator
-from functools import lru_cache
 from types import coroutine
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import ref
 
 from revenuebase_compat.adopt import interceptor
@@ -15,8 +14,10 @@ from revenuebase_compat.core.endpoints import Endpoint, Request
 
 from .base import LibraryCall, raw_headers, without_body_headers
 
-#: Where a connection holds the steps of its recognised request until the answer is fetched.
-_STEPS = "_revenuebase_compat_steps"
+#: Where a connection holds its recognised request until the answer is fetched.
+_PENDING = "_revenuebase_compat_pending"
+
+_NO_HEADERS: dict[str, str] = {}
 
 
 class HttpClientCall(LibraryCall):
@@ -25,13 +26,17 @@ class HttpClientCall(LibraryCall):
     A connection that its program drops has to be closed at once, not by the garbage collector.
     """
 
+    sent: Any = None
+
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         method, target, options = *self._given, self._options
         if moved is not None:
             method, target = moved.method, to_v2_target(self._base_url, target, moved)
             if endpoint.names_job:
-                options = {"headers": without_body_headers(options["headers"])}
-        self._original(self._owner(), method, target, **options)
+                options = {"headers": without_body_headers(options.get("headers"))}
+        self._original(self._owner(), method[:1] + method[1:], target, **options)
+        # That very text: whatever the connection sends next, by whatever call, has another.
+        self.sent = getattr(self._owner(), "_method", None)
         return await _fetched()
 
     async def close(self, response: Any) -> None:
@@ -45,7 +50,8 @@ class HttpClientCall(LibraryCall):
         body = to_v1_body(422, raw_headers(response.headers), response.read())
         del response.headers["Transfer-Encoding"], response.headers["Content-Length"]
         response.headers["Content-Length"] = str(len(body))
-        response.fp, response.chunked, response.length = io.BytesIO(body), False, len(body)
+        response.fp = io.BufferedReader(io.BytesIO(body))
+        response.chunked, response.length = False, len(body)
         return response
 
 
@@ -55,10 +61,17 @@ def _fetched() -> Generator[None, Any, Any]:
     return (yield)
 
 
-@lru_cache(maxsize=64)
-def _of_urllib3(kind: Any) -> bool:
-    """Whether a connection is one of urllib3's, whose pool was patched: it was decided on there."""
-    return any(base.__module__.partition(".")[0] == "urllib3" for base in kind.__mro__)
+class _Pending(NamedTuple):
+    """A recognised request whose answer was not asked for yet."""
+
+    call: HttpClientCall
+    steps: Any
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (
+            str,
+            (),
+        )  # a connection that is closed can be copied and pickled; this is no part of it
 
 
 def request(original: Any) -> Any:
@@ -69,46 +82,59 @@ def request(original: Any) -> Any:
         method: str,
         url: str,
         body: Any = None,
-        headers: Any = {},  # noqa: B006 (as it is there)
+        headers: Any = _NO_HEADERS,
         *,
         encode_chunked: bool = False,
     ) -> None:
         active = interceptor.active
-        options = {"body": body, "headers": headers, "encode_chunked": encode_chunked}
-        vars(self).pop(_STEPS, None)  # of a request whose answer nobody fetched
-        kind: Any = type(self)
+        # What was not given is not handed on: what another tool does to a default is not to last.
+        options = {"body": body} if body is not None else {}
+        if headers is not _NO_HEADERS:
+            options["headers"] = headers
+        if encode_chunked:
+            options["encode_chunked"] = encode_chunked
+        vars(self).pop(_PENDING, None)  # whose answer nobody fetched
         host, port = self.host, self.port
         if self._tunnel_host is not None:
             host, port = self._tunnel_host, self._tunnel_port
-        if active is not None and active.concerns(host, url) and not _of_urllib3(kind):
+        named = isinstance(url, str) and isinstance(host, str)
+        if active is not None and named and active.concerns(host, url) and not _of_urllib3(self):
             scheme = "https" if self.default_port == 443 else "http"
+            if isinstance(port, str) and port.isdecimal():
+                port = int(port)
             endpoint = active.endpoint(method, scheme, host, port, url, headers)
             if endpoint is not None:
                 base_url = active.settings.base_url
                 call = HttpClientCall(base_url, original, ref(self), method, url, **options)
                 steps = interceptor.intercept(active, endpoint, call)
                 interceptor.run_now(steps)
-                vars(self)[_STEPS] = steps
+                vars(self)[_PENDING] = _Pending(call, steps)
                 return
         original(self, method, url, **options)
 
     return request
 
 
+def _of_urllib3(connection: Any) -> bool:
+    """Whether it is one of urllib3's, whose pool was patched: it was decided on there."""
+    kinds = type(connection).__mro__
+    return any(kind.__module__.partition(".")[0] == "urllib3" for kind in kinds)
+
+
 def getresponse(original: Any) -> Any:
     """The wrapper, which goes on with a recognised request."""
 
     def getresponse(self: Any) -> Any:
-        steps = vars(self).pop(_STEPS, None)
-        if steps is None:
+        pending = vars(self).pop(_PENDING, None)
+        if not pending or pending.call.sent is not self._method:
             return original(self)
         while True:
             try:
                 response = original(self)
             except BaseException as error:
-                return steps.throw(error)
+                return pending.steps.throw(error)
             try:
-                steps.send(response)
+                pending.steps.send(response)
             except StopIteration as stop:
                 return stop.value
 

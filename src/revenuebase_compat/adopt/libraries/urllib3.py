@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,18 +14,20 @@ from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint, Request
 from revenuebase_compat.core.responses import GONE
 
-from .base import LibraryCall, clone, raw_headers, without_body_headers
+from .base import LibraryCall, raw_headers, without_body_headers
 
 
 class Urllib3Call(LibraryCall):
     """Given are the method and the URL."""
+
+    _failed: Sequence[Any] = ()
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         (method, url), options = self._given, self._options
         target = url
         # Followed to v2, where it can be; else the caller's policy is to have its way.
         followed = moved is None and (endpoint.names_job or self.replayable())
-        self._failed: list[Any] = []
+        failed = self._failed = list[Any]()
         if moved is not None:
             method, target = moved.method, to_v2_target(self._base_url, url, moved)
             if endpoint.names_job:
@@ -31,7 +35,7 @@ class Urllib3Call(LibraryCall):
                 about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
                 options = {**options, **about_body}
         policy = _policy(self._owner, options)
-        policy.moved = _Moved(self._given, (method, target), followed, self._failed)
+        policy.moved = _Moved(self._given, (method, target), followed, failed)
         response = self._original(self._owner, method, target, **{**options, "retries": policy})
         if getattr(response, "_request_url", None) == target:
             response._request_url = url
@@ -62,7 +66,7 @@ class Urllib3Call(LibraryCall):
         body = to_v1_body(422, raw_headers(headers), response.read(decode_content=False))
         headers.discard("Transfer-Encoding")
         headers["Content-Length"] = str(len(body))
-        return type(response)(
+        made = type(response)(
             io.BytesIO(body),
             headers=headers,
             status=422,
@@ -74,6 +78,8 @@ class Urllib3Call(LibraryCall):
             retries=response.retries,
             request_url=response._request_url,
         )
+        vars(made).update(version_string=getattr(response, "version_string", ""))  # not of 1.26
+        return made
 
 
 class _Moved(NamedTuple):
@@ -129,7 +135,7 @@ def _policy(pool: Any, options: dict[str, Any]) -> Any:
     if not isinstance(retries, kind):
         redirect = options.get("redirect", True)
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
-    policy = clone(retries)
+    policy = copy.copy(retries)  # not clone(), as it may have slots
     policy.__class__ = _policy_class(retries.__class__)
     return policy
 
