@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ipaddress  # noqa: F401 (the first look at another host would import it)
 import logging
+import os
 import time
 import zlib  # noqa: F401 (as would the first compressed body)
 from collections.abc import Coroutine
@@ -56,13 +57,11 @@ active: Interceptor | None = None
 class Interceptor:
     """The settings in force, as ``patching.install`` takes them, and what is decided by them."""
 
-    def __init__(
-        self, settings: Settings, *, strict: bool, rehearse: bool, report: Report | None
-    ) -> None:
+    def __init__(self, settings: Settings, *, strict: bool, rehearse: bool) -> None:
         self.settings = settings
         self.strict = strict or rehearse
         self.rehearse = rehearse
-        self.report = report
+        self.report = Report.from_env(os.environ)
         self.host = urlsplit(settings.base_url).hostname or ""
         self.raw_host = self.host.encode()
         self.context = call_context(

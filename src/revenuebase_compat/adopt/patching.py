@@ -21,11 +21,9 @@ from revenuebase_compat.core.settings import Settings
 from . import interceptor, sdk_names
 from .environment import IGNORED, WITHOUT, lenient_settings
 from .import_hook import FINDER, finished
-from .interceptor import Interceptor
 
 # All of them now: what patches a library runs inside its import, and must not import then.
 from .libraries import LIBRARIES, aiohttp, http_client, httpcore, urllib3
-from .report import Report
 
 #: Carried by our wrappers, and seen through those of other tools.
 PATCH_MARK = "_revenuebase_compat"
@@ -118,8 +116,7 @@ def patch(module: ModuleType | None = None) -> None:
 
 
 def _put_in_force(settings: Settings, strict: bool, rehearse: bool) -> None:
-    report = Report.from_env(os.environ)
-    interceptor.active = Interceptor(settings, strict=strict, rehearse=rehearse, report=report)
+    interceptor.active = interceptor.Interceptor(settings, strict=strict, rehearse=rehearse)
     FINDER.on_loaded, FINDER.on_look = patch, _look_again
     FINDER.enable()
 

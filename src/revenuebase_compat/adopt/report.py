@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -88,7 +87,7 @@ def prepare(path: str) -> str:
     """
     absolute = os.path.abspath(path)
     try:
-        if os.path.lexists(absolute) and not stat.S_ISREG(os.lstat(absolute).st_mode):
+        if os.path.islink(absolute) or (os.path.exists(absolute) and not os.path.isfile(absolute)):
             raise OSError("a folder, a symlink or a device")
         with os.fdopen(os.open(absolute, os.O_RDWR | _FLAGS, 0o600), "rb") as lines:
             if not _is_report(lines):

@@ -74,8 +74,6 @@ def recognise(
     """Which endpoint of v1 a request asks for, if it goes to the host and port of ``base_url``.
 
     Args:
-        base_url: as ``Settings.base_url`` holds it; may have a path.
-        method, scheme: as they are sent.
         host: a name or an address; IPv6 with or without brackets.
         port: ``None`` for the scheme's default.
         target: the request target, with its query: ``/path?query``, or absolute as to a proxy.

@@ -99,12 +99,10 @@ def restore(module: ModuleType) -> None:
             if installed >= DROPPED["v1"]:  # which dropped their modules, too
                 home = sys.modules.setdefault(path, ModuleType(path))
                 changes += [(home, title, kind), (module.resources, name, home)]
-    for old, new in _TYPES.items():
-        if old in names:
-            alias = getattr(module, new)
-            for owner in (module, module.types, module.types.user_operations):
-                changes.append((owner, old, alias))
-            changes.append((module, "__all__", [*module.__all__, old]))
+    for old in _TYPES.keys() & names.keys():
+        owners = (module, module.types, module.types.user_operations)
+        changes += [(owner, old, getattr(module, _TYPES[old])) for owner in owners]
+        changes.append((module, "__all__", [*module.__all__, old]))
     for owner, name, value in changes:
         before = vars(owner).get(name, _ABSENT)
         if before is _ABSENT or (name == "__all__" and value[-1] not in before):
@@ -118,12 +116,11 @@ def remove() -> None:
         owner, name, value, before = _restored.pop()
         if isinstance(value, ModuleType) and sys.modules.get(value.__name__) is value:
             del sys.modules[value.__name__]
-        if vars(owner).get(name) is not value:
-            continue
-        if before is _ABSENT:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
+        if vars(owner).get(name) is value:
+            if before is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
 
 
 class _Refused:
