@@ -76,6 +76,8 @@ def covered(installed: Version) -> dict[str, str | None]:
 
 def restore(module: ModuleType) -> None:
     """Give ``revenuebase_sdk`` the names back that its release lacks."""
+    if "RevenuebaseClient" not in vars(module):
+        return  # a test's stand-in
     installed = Version(module.__version__)
     names = covered(installed)
     changes: list[tuple[Any, str, Any]] = []
