@@ -236,6 +236,17 @@ def test_each_call_is_in_the_report_once_at_the_callers_line(
     assert PROGRAM.endswith(where)
 
 
+def test_a_call_that_could_not_be_made_is_not_in_the_report(tmp_path: Path) -> None:
+    report = str(tmp_path / "report")
+    code = "import revenuebase_sdk as r; r.RevenuebaseClient().v1.get_credits(nonsense=1)"
+    with sandbox(now=AFTER) as retired:
+        done = run("0.3.0", "-c", code, sandbox=retired, options=("--report", report))
+    assert "TypeError: " in done.stderr
+    assert "nonsense" in done.stderr
+    assert retired.requests == []
+    assert read(report)[0] == {}
+
+
 @either_way
 @every_pair
 def test_what_v2_cannot_do_says_so_at_the_callers_line(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from inspect import signature
 from operator import attrgetter
 from types import ModuleType
 from typing import Any
@@ -167,10 +168,12 @@ def _forwarded(call: str, target: str, installed: Version) -> Any:
     def forward(self: _Resource, **arguments: Any) -> Any:
         notices.log(("sdk_names", call), "warning", message, time.monotonic())
         notices.warn_at(notices.call_site(), message)
+        send = attrgetter(target)(self._client)
+        signature(send).bind(**arguments)  # or a TypeError, and nothing is sent
         active = interceptor.active
         if active is not None and target == instead:  # what goes to v1 is recorded on its way
             active.record(endpoint.call, "moved")
-        return attrgetter(target)(self._client)(**arguments)
+        return send(**arguments)
 
     forward.__name__ = forward.__qualname__ = call.partition(".")[2]
     forward.__doc__ = f"``client.{target}``."
