@@ -1,4 +1,4 @@
-"""What people are told of v1: one log, and one warning class (the only words on deprecation).
+"""What people are told of v1: one log, and one warning class.
 
 The log (logger ``revenuebase_compat``) is throttled: once per route, reason and hour, with the
 number left out. ``ApiDeprecationWarning`` points at the user's own line, and Python's warning
