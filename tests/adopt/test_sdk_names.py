@@ -236,6 +236,15 @@ def test_each_call_is_in_the_report_once_at_the_callers_line(
     assert PROGRAM.endswith(where)
 
 
+def test_a_call_that_has_no_successor_is_in_the_report(tmp_path: Path) -> None:
+    report = str(tmp_path / "report")
+    code = "import revenuebase_sdk as r; r.RevenuebaseClient().v1.batch_start(filename='a')"
+    with sandbox(now=AFTER) as retired:
+        done = run("0.3.0", "-c", code, sandbox=retired, options=("--report", report))
+    assert "AttributeError: client.v1.batch_start()" in done.stderr
+    assert read(report)[0] == {("POST /v1/batch-process-email", "left", "<string>:1"): 1}
+
+
 def test_a_call_that_could_not_be_made_is_not_in_the_report(tmp_path: Path) -> None:
     report = str(tmp_path / "report")
     code = "import revenuebase_sdk as r; r.RevenuebaseClient().v1.get_credits(nonsense=1)"

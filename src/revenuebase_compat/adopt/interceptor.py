@@ -98,8 +98,7 @@ class Interceptor:
     def resolve_names(self) -> None:
         """Import what settings name by a string: at the first request, outside any import."""
         try:
-            if isinstance(self.settings.v2_flag, str):
-                flags.resolve("v2_flag", self.settings.v2_flag)  # which is kept
+            flags.resolve("v2_flag", self.settings.v2_flag)  # which is kept
         except ConfigurationError as error:
             if self.strict:
                 raise
@@ -133,20 +132,21 @@ class Interceptor:
             notices.log(("moved", endpoint.name), "info", words, time.monotonic())
         self.record(endpoint.call, fate)
 
-    def refuse(self, what: str, *, decided: bool = False) -> None:
+    def refuse(self, what: str, *, decided: bool = False, advice: str = "") -> None:
         """Raise where nothing may be left to v1: in a rehearsal, and under strict once v1 is gone,
         but for what the settings have ``decided``."""
         retired = self.strict and not decided and now_of(self.context) >= self.settings.v1_sunset
         if self.rehearse or retired:
             raise ApiVersionRetiredError(
                 f"{'rehearsal' if self.rehearse else 'strict'}: {what} would be sent to "
-                "RevenueBase API v1",
+                f"RevenueBase API v1{advice}",
                 api_version=V1,
             )
 
     def leave(self, endpoint: Endpoint, call: str = "") -> None:
         """A request goes to v1: by the settings, or as there is no successor of that ``call``."""
-        self.refuse(call or endpoint.call, decided=not call)
+        advice = rewrite.NO_FILE if endpoint is START else ""
+        self.refuse(call or endpoint.call, decided=not call, advice=advice)
         if endpoint is CANCEL:
             return  # its notices are those of the facade
         now = now_of(self.context)

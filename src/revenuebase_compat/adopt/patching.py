@@ -57,9 +57,7 @@ def install(
     """
     chosen = settings or Settings.from_env()
     for name in ("v2_flag", "on_event"):
-        named = getattr(chosen, name)
-        if isinstance(named, str):
-            flags.resolve(name, named)  # wrong now rather than amid a request
+        flags.resolve(name, getattr(chosen, name))  # wrong now rather than amid a request
     _put_in_force(chosen, strict, rehearse)
     for name in LIBRARIES:
         if name in sys.modules:

@@ -20,7 +20,8 @@ try:
 except ImportError as error:
     import sys
     if sys.stderr:
-        sys.stderr.write(f"revenuebase-compat: is not in force: {error!r}\\n")
+        sys.stderr.write(f"revenuebase-compat: not in force: {error!r}; if it is uninstalled, "
+                         "delete revenuebase-compat.pth\\n")
 else:
     start()
 """

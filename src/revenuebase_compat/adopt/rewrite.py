@@ -31,6 +31,12 @@ UNKNOWN = Endpoint("unknown", "", "/v1/", None, None)
 
 _PORTS = {"https": 443, "http": 80}
 
+#: What to do instead of ``START``.
+NO_FILE = (
+    ": API v2 takes no file by its name; send the file itself with POST /v1/batch-upload (moved) "
+    "or POST /v2/email/verify/batch"
+)
+
 
 def pass_through(
     settings: Settings, now: datetime, endpoint: Endpoint, call: str
@@ -44,10 +50,7 @@ def pass_through(
     if endpoint.successor:
         words += f": its successor is {endpoint.successor}"
     elif endpoint is START:
-        words += (
-            ": API v2 takes no file by its name; send the file itself with POST /v1/batch-upload "
-            "(moved) or POST /v2/email/verify/batch"
-        )
+        words += NO_FILE
     return call, endpoint.successor, stage, words
 
 

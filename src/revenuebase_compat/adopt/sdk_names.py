@@ -131,8 +131,12 @@ class _Refused:
 
     def __init__(self, name: str, installed: Version, why: str) -> None:
         self._words = f"{name} is gone from revenuebase-sdk {installed}, and {why}"
+        self._is_call = why == _NO_FILE
 
     def __get__(self, instance: Any, owner: type) -> Any:
+        active = interceptor.active
+        if self._is_call and instance is not None and active is not None:
+            active.record(v1.START.call, "left")
         raise AttributeError(self._words)
 
 

@@ -48,7 +48,7 @@ def report(arguments: Namespace) -> int:
             show(left + shortened(printable(site), room - len(left)), styles[fate])
     fates = {one: sum(n for (_, fate, _), n in counts.items() if fate == one) for one in FATES}
     told = ", ".join(f"{number} {fate}" for fate, number in fates.items() if number)
-    show(f"in all: {told or 'none'}", "bold")
+    show(f"in all: {told or 'none (a program out of reach of run writes none, too)'}", "bold")
     if fates["left"]:
         show(f"{fates['left']} would fail in a rehearsal", "red")
     if unreadable:
@@ -69,6 +69,8 @@ def gateway(arguments: Namespace) -> int:
         except OutputLost as error:
             raise ConfigurationError(untold + (str(error) or "its reader went away")) from None
         note(f"forwarding to {arguments.upstream} until Ctrl-C")
+        if os.environ.get("REVENUEBASE_BASE_URL", address) not in (address, arguments.upstream):
+            note("REVENUEBASE_BASE_URL is for its clients; --upstream URL has it forward elsewhere")
 
     untold = "the gateway's address cannot be told: "
     if getattr(sys.stdout, "name", "") == os.devnull:  # what main() puts where there was none

@@ -38,7 +38,7 @@ def _imported(setting: str, name: str) -> object:
     except Exception as error:
         raise ConfigurationError(
             f"{setting} ({VARIABLES[setting]}) {name!r} does not resolve "
-            f"({type(error).__name__}: {error}): give package.module:attribute"
+            f"({type(error).__name__}: {error}): give package.module:attribute, on PYTHONPATH"
         ) from None
     if not callable(found):
         raise ConfigurationError(f"{setting} ({VARIABLES[setting]}) {name!r} is not callable")

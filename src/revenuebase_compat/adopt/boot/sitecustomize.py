@@ -17,8 +17,8 @@ except Exception as error:
     if strict or not os.environ.get("REVENUEBASE_COMPAT_ACTIVE"):
         try:  # noqa: SIM105 (old Pythons read this)
             sys.stderr.write(
-                "revenuebase-compat: nothing is moved here: it is not installed in %s (%s)\n"  # noqa: UP031
-                % (sys.prefix, error)
+                "revenuebase-compat: nothing is moved here: it is not installed in %s (%s)%s\n"  # noqa: UP031
+                % (sys.prefix, error, "; so this was not started" if strict else "")
             )
         except Exception:  # noqa: S110 (there is no stderr)
             pass

@@ -80,8 +80,7 @@ class Gateway:
         except ConfigurationError as error:
             why = str(error).replace("base_url (REVENUEBASE_BASE_URL)", "upstream (--upstream)")
             raise ConfigurationError(why) from None
-        if isinstance(settings.v2_flag, str):
-            flags.resolve("v2_flag", settings.v2_flag)
+        flags.resolve("v2_flag", settings.v2_flag)
         self.context = call_context(self.settings, _tell, clock, monotonic)
         scheme, host, port, self.prefix = rewrite.origin(self.settings.base_url)
         self.origin = scheme, host, port
