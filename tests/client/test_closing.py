@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -284,3 +285,22 @@ def test_async_jobs_of_a_task_that_is_cancelled_are_cancelled() -> None:
         server.script_for(2, hang())
         server.script_for(3, hang())
         asyncio.run(main(server))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_does_not_go_on_with_the_jobs_of_its_parent() -> None:
+    with FaultServer() as server, Client(settings(server)) as client:
+        jobs = client.cancel_jobs([1, 2, 3])
+        next(jobs)
+        read, write = os.pipe()
+        if not (child := os.fork()):
+            try:
+                next(jobs)
+            except ConfigurationError as error:
+                os.write(write, str(error).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.close(write)
+        with os.fdopen(read) as said:
+            assert said.read() == "these jobs are another process's: call cancel_jobs() here"
+        assert len([*jobs]) == 2

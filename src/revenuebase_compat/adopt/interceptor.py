@@ -14,9 +14,8 @@ from __future__ import annotations
 import ipaddress  # noqa: F401 (the first look at another host would import it)
 import logging
 import os
-import time
 import zlib  # noqa: F401 (as would the first compressed body)
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -117,7 +116,7 @@ class Interceptor:
 
     def warn(self, key: object, message: str) -> None:
         """Log it once an hour."""
-        notices.log(("adopt", key), "warning", message, time.monotonic())
+        notices.log(("adopt", key), "warning", message)
 
     def record(self, call: str, fate: Fate) -> None:
         """Write down what became of a request."""
@@ -129,7 +128,7 @@ class Interceptor:
         """A request goes to v2."""
         if _LOGGER.isEnabledFor(logging.INFO):  # most programs never see it
             words = f"this program's {endpoint.call} is sent as {endpoint.successor}"
-            notices.log(("moved", endpoint.name), "info", words, time.monotonic())
+            notices.log(("moved", endpoint.name), "info", words)
         self.record(endpoint.call, fate)
 
     def refuse(self, what: str, *, decided: bool = False, advice: str = "") -> None:
@@ -260,10 +259,10 @@ async def _decide(
     return steps, command.request
 
 
-def run_now(steps: Coroutine[Any, Any, Any]) -> Any:
-    """What a synchronous call comes to; ``None`` where http.client's answer is to be fetched."""
+def run_now(step: Callable[[Any], Any], value: Any = None) -> Any:
+    """What a synchronous call comes to by its ``send`` or ``throw``; ``None``: it goes on."""
     try:
-        steps.send(None)
+        step(value)
     except StopIteration as stop:
         return stop.value
     except RuntimeError as error:

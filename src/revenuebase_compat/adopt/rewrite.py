@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -143,10 +144,10 @@ def to_v2_headers(headers: Headers, endpoint: Endpoint) -> Headers:
 
 
 @lru_cache(maxsize=128)
-def describes_body(name: bytes | str) -> bool:
+def describes_body(name: bytes) -> bool:
     """Whether a header of that name speaks of a body."""
-    text = (name if isinstance(name, str) else name.decode("latin-1")).lower()
-    return text.startswith("content-") or text in ("transfer-encoding", "trailer", "expect")
+    text = name.lower()
+    return text.startswith(b"content-") or text in (b"transfer-encoding", b"trailer", b"expect")
 
 
 def to_v1_status(endpoint: Endpoint, status: int) -> int:
@@ -259,4 +260,5 @@ def move(
         raise
     finally:
         if endpoint is CANCEL and call.attempts and call.settings.on_event is not None:
-            context.emit(call.event(outcome, status_code=status))
+            with suppress(ImportError):  # of the event, where the interpreter ends
+                context.emit(call.event(outcome, status_code=status))

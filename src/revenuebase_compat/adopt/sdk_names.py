@@ -9,7 +9,6 @@ the caller's line, and says what to call.
 from __future__ import annotations
 
 import sys
-import time
 from inspect import signature
 from operator import attrgetter
 from types import ModuleType
@@ -170,7 +169,7 @@ def _forwarded(call: str, target: str, installed: Version) -> Any:
     )
 
     def forward(self: _Resource, **arguments: Any) -> Any:
-        notices.log(("sdk_names", call), "warning", message, time.monotonic())
+        notices.log(("sdk_names", call), "warning", message)
         notices.warn_at(notices.call_site(), message)
         send = attrgetter(target)(self._client)
         signature(send).bind(**arguments)  # or a TypeError, and nothing is sent

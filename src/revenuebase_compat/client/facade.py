@@ -39,13 +39,9 @@ class _Base:
             )
         self.settings = settings
         if settings.stripped_key:
-            notices.log(
-                "stripped",
-                "warning",
-                "api_key (REVENUEBASE_API_KEY) was given with white space around it, which was "
-                "stripped: without that, every call would answer 401",
-                time.monotonic(),
-            )
+            words = "api_key (REVENUEBASE_API_KEY) was given with white space around it, which was "
+            words += "stripped: without that, every call would answer 401"
+            notices.log("stripped", "warning", words)
         for name in ("v2_flag", "on_event"):
             flags.resolve(name, getattr(settings, name))  # wrong now rather than amid a cancel
         send = inspect.iscoroutinefunction(getattr(http_client, "send", None))

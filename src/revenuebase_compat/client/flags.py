@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import time
 from collections.abc import Awaitable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -90,4 +89,4 @@ def log_failure(what: str, error: Exception, then: str) -> None:
         raise error
     key = what.partition(" ")[0], type(error)
     words = f"{what} ({type(error).__name__}: {error}); {then}"
-    log(key, "warning", words, time.monotonic())
+    log(key, "warning", words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
@@ -75,7 +76,7 @@ class Jobs:
         self.finished: deque[JobOutcome] = deque()
         self._ids = iter(ids)
         self.next: list[JobId] = []
-        self.runtime.send.under_way.add(self)
+        self.runtime.send.under_way[id(self)] = self
 
     def take(self, held: int) -> float | None:
         """``None`` where the ``next`` job may start, else the seconds until it may."""
@@ -203,10 +204,12 @@ class CancelJobs(Iterator[JobOutcome], AbstractContextManager["CancelJobs"]):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._jobs = _Threads(*arguments, **options)
-        self._left = False
+        self._left, self._pid = False, os.getpid()
 
     def __next__(self) -> JobOutcome:
         jobs, limiter = self._jobs, self._jobs.limiter
+        if self._pid != os.getpid():  # whose threads stayed there
+            raise ConfigurationError("these jobs are another process's: call cancel_jobs() here")
         try:
             while not self._left:
                 pause = jobs.start()

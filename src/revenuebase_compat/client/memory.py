@@ -32,7 +32,7 @@ class NoticeThrottle:
             next(left_out)
             return None
         self.last[key] = mine
-        return next(left_out) if entry is not mine else 0
+        return 0 if entry is mine else next(left_out)
 
 
 class ProcessMemory:

@@ -79,16 +79,11 @@ def warn_at(site: CallSite, message: str) -> None:
     )
 
 
-def log(
-    key: object, level: Level, message: str | Callable[[], str], at: float, **extra: object
-) -> None:
-    """Log, unless the same key was logged within the last hour; ``at`` is monotonic.
-
-    The words may be given as a function, which is called only if they are said.
-    """
-    left_out = memory.throttle.suppressed(key, at)
+def log(key: object, level: Level, message: str, **extra: object) -> None:
+    """Log, unless the same key was logged within the last hour."""
+    left_out = memory.throttle.suppressed(key, time.monotonic())
     if left_out is not None:
-        _say(level, message if isinstance(message, str) else message(), left_out, **extra)
+        _say(level, message, left_out, **extra)
 
 
 def _say(level: Level, message: str, left_out: int, **extra: object) -> None:
@@ -109,11 +104,11 @@ def _say(level: Level, message: str, left_out: int, **extra: object) -> None:
     _unforked((), logger.log, number, "%s", message, extra={**extra, "left_out": left_out})
 
 
-def _unforked(passes: Any, say: Callable[..., None], *words: Any, **others: Any) -> None:
-    """Say it while no other thread forks, and let none fork meanwhile.
+def _unforked(passes: Any, say: Callable[..., object], *words: Any, **others: Any) -> None:
+    """Do it while no other thread forks, and let none fork meanwhile, for at most ``PATIENCE``.
 
     Who writes to stderr holds the lock of its buffer, and a child that is forked in that moment
-    finds it held for ever. No call fails because it cannot be told of, but by what ``passes``.
+    finds it held for ever. Only what ``passes`` comes out of it.
     """
     me = threading.get_ident()
     nested = me in _speaking
@@ -164,7 +159,7 @@ if hasattr(os, "register_at_fork"):
 def log_left(call: str, successor: str | None, stage: Phase, words: str) -> None:
     """Log that somebody's request is left to v1."""
     level: Level = "info" if stage is Phase.DEPRECATED else "warning"
-    log(("left", call), level, words, time.monotonic(), successor=successor)
+    log(("left", call), level, words, successor=successor)
 
 
 def tell(notice: Notice, site: CallSite | None = None) -> None:

@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from revenuebase_compat.core.decoding import MAX_BODY, AttemptOutcome, NoResponse, unpack
 from revenuebase_compat.core.endpoints import Request
@@ -42,12 +42,18 @@ class Sender:
     asynchronous = False
 
     def __init__(self, settings: Settings, http_client: Any) -> None:
-        self._settings = settings
-        self._theirs = http_client
+        self._settings, self._theirs = settings, http_client
         self.closed = False
         #: What goes on until it ends, or the client is closed; each has a ``close()``.
-        self.under_way: WeakSet[Any] = WeakSet()
+        self.under_way: WeakValueDictionary[int, Any] = WeakValueDictionary()
         self._made: Factory | None = None
+
+    def shut(self) -> None:
+        """Begin nothing more, and end what is under way."""
+        self.closed = True
+        for reference in self.under_way.valuerefs():  # a copy, as others may add to it meanwhile
+            if (one := reference()) is not None:
+                one.close()
 
     def check_open(self) -> None:
         """Refuse before anything is sent."""
@@ -58,12 +64,11 @@ class Sender:
 
     @property
     def _factory(self) -> Factory:
-        made = self._made
-        if made is None:
+        if self._made is None:
             from .factory import Factory
 
-            made = self._made = Factory(self._settings, asynchronous=self.asynchronous)
-        return made
+            self._made = Factory(self._settings, asynchronous=self.asynchronous)
+        return self._made
 
     def _keep(self, connection: Connection, free: deque[Connection]) -> list[Connection]:
         """Keep it for the next request; returns what is to be closed."""
@@ -152,9 +157,7 @@ class SyncSender(Sender):
 
     def close(self) -> None:
         """Close what is idle; what is in use closes when its call ends."""
-        self.closed = True
-        for one in list(self.under_way):
-            one.close()
+        self.shut()
         _close_all(self._free)
 
 

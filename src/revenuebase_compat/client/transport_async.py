@@ -120,9 +120,7 @@ class AsyncSender(Sender):
 
     async def close(self) -> None:
         """Close what is idle in this event loop; other loops' connections end with them."""
-        self.closed = True
-        for one in list(self.under_way):
-            one.close()
+        self.shut()
         pool = self._pools.pop((place(), asyncio.get_running_loop()), None)
         if pool is not None:
             await pool.keeper.aclose()

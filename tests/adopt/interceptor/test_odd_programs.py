@@ -408,3 +408,102 @@ def test_a_request_at_the_end_of_the_interpreter_is_sent(raw: RawServer, sunset:
         timeout=60,
     )
     assert (done.stdout, len(raw.lines)) == ("200", 2), done.stderr
+
+
+# --- and odder ones ---------------------------------------------------------------------------
+
+
+@quiet
+def test_a_pool_that_urllib3_redirects_by_itself(raw: RawServer) -> None:
+    def redirected(request: RawRequest, _: int) -> bytes:
+        again = "?again" in request.line
+        return reply() if again else reply(307, b"", f"Location: {CANCEL}?again=1")
+
+    with RawServer(redirected) as server:
+        install(server, ALIVE)
+        with urllib3.HTTPConnectionPool("127.0.0.1", server.port) as pool:
+            assert pool.urlopen("POST", CANCEL, BODY, JSON).status == 200
+        assert server.lines == [f"POST {CANCEL}", f"POST {CANCEL}?again=1"]
+
+
+@quiet
+@both_sides
+def test_a_session_of_aiohttp_that_cannot_be_copied(raw: RawServer, sunset: dict[str, Any]) -> None:
+    def refuse(_: object) -> None:
+        raise TypeError("there is one of it")
+
+    async def send() -> int:
+        async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
+            type(session).__copy__ = refuse  # type: ignore[attr-defined]
+            try:
+                async with session.post(raw.url + STATUS, data=BODY, headers=JSON) as response:
+                    return response.status
+            finally:
+                del type(session).__copy__  # type: ignore[attr-defined]
+
+    install(raw, sunset)
+    assert asyncio.run(send()) == 200
+
+
+@both_sides
+def test_a_connection_that_makes_itself_in_another_way(
+    raw: RawServer, sunset: dict[str, Any]
+) -> None:
+    class Own(http.client.HTTPConnection):
+        sent: list[str]
+
+        def __init__(self) -> None:
+            self.sent = []
+
+        def _send_request(self, method: str, url: str, *_: Any) -> None:
+            self.sent.append(f"{method} {url}")
+
+    install(raw, sunset)
+    own = Own()
+    own.request("POST", "/other")
+    assert own.sent == ["POST /other"]
+
+
+COPIES = """
+import copy, importlib.util, pickle
+from revenuebase_compat import Settings, adopt
+adopt.install(Settings(v1_sunset="2000-01-01"))
+spec = importlib.util.find_spec("httpcore")
+copy.copy(spec.loader), copy.deepcopy(spec), pickle.loads(pickle.dumps(spec))
+"""
+
+
+def test_a_loader_can_be_copied_and_pickled() -> None:
+    command = [sys.executable, "-c", COPIES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+BYTES = """
+import asyncio, os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import aiohttp, httpx
+from revenuebase_compat import Settings, adopt
+url = os.environ["URL"]
+adopt.install(Settings(base_url=url, v1_sunset="2000-01-01"), strict=True)
+body, headers = b'{"process_id": 42}', {"Content-Type": "application/json", "x-key": "rb_test_key"}
+with httpx.Client() as client:
+    client.post(url + "/v1/cancel-process", content=body, headers=headers).raise_for_status()
+async def send():
+    async with aiohttp.ClientSession(headers=headers) as session:
+        async with session.post(url + "/v1/cancel-process", data=body) as response:
+            response.raise_for_status()
+asyncio.run(send())
+"""
+
+
+def test_bytes_are_compared_with_no_text(raw: RawServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-bb", "-c", BYTES],
+        env={"URL": raw.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert raw.lines == ["POST /v2/jobs/42/cancel"] * 2

@@ -188,7 +188,7 @@ class _Call(Incoming):
             if self.status:
                 # A connection that breaks is all that tells the client that this is not the end.
                 message = f"an answer of the gateway's upstream breaks off: {type(error).__name__}"
-                notices.log(("cut", type(error)), "warning", message, time.monotonic())
+                notices.log(("cut", type(error)), "warning", message)
                 return
             sent, status = self._connection is not None, 502
             why = f"no answer from {self._settings.base_url}: {type(error).__name__}: {error}"
@@ -240,7 +240,7 @@ class _Call(Incoming):
             if process_id is None:
                 self.fate = "left"
                 words = rewrite.no_job_words(endpoint)
-                notices.log(("gateway", "no job"), "warning", words, time.monotonic())
+                notices.log(("gateway", "no job"), "warning", words)
                 return await self._forward()
         return await self._move(endpoint, process_id)
 
@@ -287,7 +287,7 @@ class _Call(Incoming):
         """Have the request be the one of v2 from here on."""
         self.fate = "followed" if self.fate == "left" else "moved"
         words = f"{endpoint.call} is sent as {endpoint.successor}"
-        notices.log(("gateway", endpoint.name), "info", words, time.monotonic())
+        notices.log(("gateway", endpoint.name), "info", words)
         self._verb = moved.method
         self.target = rewrite.to_v2_target(self._settings.base_url, self.target, moved)
         self.headers = [*rewrite.to_v2_headers(self.headers, endpoint)]

@@ -51,7 +51,7 @@ def raise_descriptor_limit() -> int:
 
 
 def _limit_hit(what: str) -> None:
-    notices.log(("gateway", what), "warning", f"the gateway {what}", time.monotonic())
+    notices.log(("gateway", what), "warning", f"the gateway {what}")
 
 
 def _unread(transport: asyncio.Transport) -> int:

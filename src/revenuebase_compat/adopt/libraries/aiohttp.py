@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from contextlib import suppress
 from itertools import chain
@@ -72,7 +71,7 @@ class AiohttpCall(base.LibraryCall):
         # Hooks and middlewares are given the session: a copy only where it would do otherwise.
         sender = session
         if changed:
-            sender = copy.copy(session)
+            sender = base.clone(session)
             vars(sender).update(changed)
         try:
             # Older ones take no absolute URL beside a base URL.

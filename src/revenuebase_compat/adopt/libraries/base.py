@@ -181,10 +181,10 @@ def without_body_headers(headers: Any) -> Any:
     """Headers without what describes a body; a mapping that can hold a name twice stays one."""
     if not (hasattr(headers, "getlist") or hasattr(headers, "getall")):
         pairs = (headers or {}).items()
-        return {name: value for name, value in pairs if not describes_body(name)}
+        return {name: value for name, value in pairs if not describes_body(as_bytes(name))}
     found = headers.copy()
     for name in [*found]:
-        if describes_body(name):
+        if describes_body(as_bytes(name)):
             found.pop(name, None)
     return found
 

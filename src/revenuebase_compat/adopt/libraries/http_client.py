@@ -94,9 +94,11 @@ def request(original: Any) -> Any:
         if encode_chunked:
             options["encode_chunked"] = encode_chunked
         vars(self).pop(_PENDING, None)  # whose answer nobody fetched
-        host, port = self.host, self.port
-        if self._tunnel_host is not None:
-            host, port = self._tunnel_host, self._tunnel_port
+        # Of a subclass that makes itself in another way, not all of them are there.
+        host: Any = getattr(self, "_tunnel_host", None)
+        port = getattr(self, "_tunnel_port", None)
+        if host is None:
+            host, port = getattr(self, "host", None), getattr(self, "port", None)
         named = isinstance(url, str) and isinstance(host, str)
         if active is not None and named and active.concerns(host, url) and not _of_urllib3(self):
             scheme = "https" if self.default_port == 443 else "http"
@@ -107,7 +109,7 @@ def request(original: Any) -> Any:
                 base_url = active.settings.base_url
                 call = HttpClientCall(base_url, original, ref(self), method, url, **options)
                 steps = interceptor.intercept(active, endpoint, call)
-                interceptor.run_now(steps)
+                interceptor.run_now(steps.send)
                 vars(self)[_PENDING] = _Pending(call, steps)
                 return
         original(self, method, url, **options)
@@ -132,10 +134,9 @@ def getresponse(original: Any) -> Any:
             try:
                 response = original(self)
             except BaseException as error:
-                return pending.steps.throw(error)
-            try:
-                pending.steps.send(response)
-            except StopIteration as stop:
-                return stop.value
+                return interceptor.run_now(pending.steps.throw, error)
+            found = interceptor.run_now(pending.steps.send, response)
+            if found is not None:
+                return found
 
     return getresponse

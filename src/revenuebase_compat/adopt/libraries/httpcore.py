@@ -99,7 +99,7 @@ def _empty(kind: Any) -> Any:
 def handle_request(original: Any) -> Any:
     def handle_request(self: Any, request: Any) -> Any:
         steps = _recognised(HttpcoreCall, original, self, request)
-        return original(self, request) if steps is None else interceptor.run_now(steps)
+        return original(self, request) if steps is None else interceptor.run_now(steps.send)
 
     return handle_request
 

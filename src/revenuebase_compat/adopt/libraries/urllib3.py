@@ -136,7 +136,8 @@ def _policy(pool: Any, options: dict[str, Any]) -> Any:
         redirect = options.get("redirect", True)
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
     policy = copy.copy(retries)  # not clone(), as it may have slots
-    policy.__class__ = _policy_class(retries.__class__)
+    if not isinstance(retries, _Policy):  # else urllib3 sends it again, to somewhere else
+        policy.__class__ = _policy_class(retries.__class__)
     return policy
 
 
@@ -173,7 +174,7 @@ def urlopen(original: Any) -> Any:
             elif endpoint is not None and not again:
                 kw.update(body=body, headers=sent)
                 call = Urllib3Call(active.settings.base_url, original, self, method, url, **kw)
-                return interceptor.run_now(interceptor.intercept(active, endpoint, call))
+                return interceptor.run_now(interceptor.intercept(active, endpoint, call).send)
         return original(self, method, url, body=body, headers=headers, **kw)
 
     return urlopen
