@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import revenuebase_compat as rc
-from revenuebase_compat.client import flags
+from revenuebase_compat.client import notices
 from tests.conftest import TEST_KEY
 from tests.support import BEFORE, FakeTime
 from tests.support.fault_server import FaultServer, respond
@@ -270,7 +270,9 @@ def test_a_flag_without_sense_is_logged_once_an_hour(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = FakeTime(BEFORE)
-    monkeypatch.setattr(flags, "time", SimpleNamespace(monotonic=fake.monotonic))
+    monkeypatch.setattr(
+        notices, "time", SimpleNamespace(monotonic=fake.monotonic, sleep=fake.sleep)
+    )
     settings = rc.Settings(v2_flag=flag, v2_rollout=100)
 
     def decide(times: int) -> set[str]:
