@@ -84,8 +84,7 @@ def finished(name: str) -> ModuleType | None:
     module, kind = sys.modules.get(name), type(sys)
     if not issubclass(type(module), kind):
         return None
-    held = kind.__getattribute__(
-        module, "__dict__"
-    )  # no attribute is asked for, which would load it
+    # By no attribute of its own, which would load a lazy one.
+    held = kind.__getattribute__(module, "__dict__")
     loading = getattr(held.get("__spec__"), "_initializing", False)
     return None if loading or any(one not in held for one, _ in LIBRARIES[name][3]) else module

@@ -68,10 +68,7 @@ class _Pending(NamedTuple):
     steps: Any
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (
-            str,
-            (),
-        )  # a connection that is closed can be copied and pickled; this is no part of it
+        return str, ()  # a copied or pickled connection is one without it
 
 
 def request(original: Any) -> Any:

@@ -14,7 +14,7 @@ from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint, Request
 from revenuebase_compat.core.responses import GONE
 
-from .base import LibraryCall, raw_headers, without_body_headers
+from .base import LibraryCall, clone, raw_headers, without_body_headers
 
 
 class Urllib3Call(LibraryCall):
@@ -124,6 +124,12 @@ class _Policy:
 
 
 @lru_cache(maxsize=16)
+def _copier(kind: type) -> Any:
+    slots = any(vars(one).get("__slots__") for one in kind.__mro__)
+    return copy.copy if slots else clone  # which knows of none, and is faster
+
+
+@lru_cache(maxsize=16)
 def _policy_class(theirs: Any) -> Any:
     return type(theirs.__name__, (_Policy, theirs), {"__module__": theirs.__module__})
 
@@ -135,7 +141,7 @@ def _policy(pool: Any, options: dict[str, Any]) -> Any:
     if not isinstance(retries, kind):
         redirect = options.get("redirect", True)
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
-    policy = copy.copy(retries)  # not clone(), as it may have slots
+    policy = _copier(type(retries))(retries)
     if not isinstance(retries, _Policy):  # else urllib3 sends it again, to somewhere else
         policy.__class__ = _policy_class(retries.__class__)
     return policy
