@@ -141,7 +141,7 @@ def _policy(pool: Any, options: dict[str, Any]) -> Any:
     if not isinstance(retries, kind):
         redirect = options.get("redirect", True)
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
-    policy = _copier(type(retries))(retries)
+    policy = _copier(retries.__class__)(retries)
     if not isinstance(retries, _Policy):  # else urllib3 sends it again, to somewhere else
         policy.__class__ = _policy_class(retries.__class__)
     return policy
