@@ -242,14 +242,24 @@ def interrupt_every_step() -> None:
     print(step)
 
 
-def test_a_signal_handler_may_cancel_a_job_amid_another() -> None:
+@pytest.mark.parametrize("by", ["itself", "a thread"])
+def test_a_signal_handler_may_cancel_a_job_amid_another(by: str) -> None:
     """As programs do that cancel what they started once they are told to end."""
-    assert int(run_program("handle_at_every_step")) > 100
+    assert int(run_program("handle_at_every_step", by)) > 100
 
 
-def handle_at_every_step() -> None:
+def handle_at_every_step(by: str) -> None:
     """As a signal handler would, cancels a job at each line of another call; prints how many."""
     left = 0
+
+    def strike() -> None:
+        if by == "itself":
+            client.cancel_job(2 * step)
+            return
+        thread = threading.Thread(target=client.cancel_job, args=[2 * step], daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive(), "it waits for a lock that this thread holds"
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
@@ -258,7 +268,7 @@ def handle_at_every_step() -> None:
         left -= 1
         if left == 0:
             sys.settrace(None)
-            client.cancel_job(2 * step)
+            strike()
         return trace
 
     with FaultServer() as server, Client(settings(server.base_url)) as client:
@@ -273,6 +283,7 @@ def handle_at_every_step() -> None:
             if left > 0:
                 break
         assert wait_for(lambda: server.open_connections <= 3)
+        assert sorted(server.applied) == [*range(1, 2 * step), 2 * step + 1], "each once"
     print(step)
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from math import inf
 from typing import Any
 
 #: Seconds without an attempt, after which the thread ends.
@@ -40,6 +41,8 @@ class Attempt(dict[str, float]):
     addresses: Callable[[], int] | None = None
     #: Whether the time was up, and whether any of the request may have left.
     overdue = sent = False
+    #: Whether it is being ended.
+    ending = False
     asynchronous = False
     _connecting: Any = None
     _tunnelling = False
@@ -117,55 +120,73 @@ class Attempt(dict[str, float]):
 
 
 class DeadlineWatchdog:
-    """All attempts under way, and the thread that ends the overdue ones; of use in one place."""
+    """All attempts under way, and the thread that ends the overdue ones; of use in one place.
+
+    Nothing here waits for a lock: a signal handler may have interrupted whoever would hold it, and
+    wait for a thread that sends.
+    """
 
     def __init__(self) -> None:
         self.made_in = place()
-        # Entered as itself, not by the condition's Python code, where a Ctrl-C could leave it
-        # locked; reentrant, as a signal handler may send while its own thread is in here.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
         #: By ``id()``, as an attempt is a dict to httpx.
         self._attempts: dict[int, Attempt] = {}
-        self._wakes_at = float("inf")
-        self._running = False
+        #: The thread that watches; those that were started beside it end at once.
+        self._watching: dict[str, threading.Thread] = {}
+        self._wakes_at = inf
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
 
     def start(self, attempt: Attempt) -> None:
         """Begin to watch an attempt; ``finish`` must follow."""
-        with self._lock:
-            self._attempts[id(attempt)] = attempt
-            # While the interpreter ends, a thread that is started would be waited for, for ever.
-            if not self._running and not sys.is_finalizing():
-                with suppress(RuntimeError):  # from Python 3.12 on, a little earlier
-                    threading.Thread(
-                        target=self._run, name="revenuebase-deadlines", daemon=True
-                    ).start()
-                # Only now: should a Ctrl-C fall in between, two watch as well as one.
-                self._running = True
-            elif attempt.deadline < self._wakes_at:
-                self._changed.notify()
+        self._attempts[id(attempt)] = attempt
+        # While the interpreter ends, a thread that is started would be waited for, for ever.
+        if not self._watching and not sys.is_finalizing():
+            with suppress(RuntimeError):  # from Python 3.12 on, a little earlier
+                threading.Thread(
+                    target=self._run, name="revenuebase-deadlines", daemon=True
+                ).start()
+        elif attempt.deadline < self._wakes_at:
+            with suppress(RuntimeError):  # it is awake
+                self._asleep.release()
 
     def finish(self, attempt: Attempt) -> None:
         """Stop watching: after this, the connection is no longer touched."""
-        with self._lock:
-            self._attempts.pop(id(attempt), None)
-        attempt.release()
+        self._attempts.pop(id(attempt), None)
+        try:
+            for _ in range(1000):  # a bound, as a forked child has no thread that would be done
+                if not attempt.ending:
+                    break
+                time.sleep(0.001)
+        finally:
+            attempt.release()
 
     def _run(self) -> None:
-        with self._lock:
-            while True:
+        me = threading.current_thread()
+        while self._watching.setdefault("by", me) is me:
+            idle = False
+            # A thread from before gevent patched cannot end: Python knows it by another name.
+            while not idle or self._attempts or place() != self.made_in:
+                idle = not self._attempts
+                self._wakes_at = inf  # who begins from here on wakes this thread
                 now = time.monotonic()
-                attempts = self._attempts.values()
-                for attempt in [one for one in attempts if one.deadline <= now]:
-                    del self._attempts[id(attempt)]
-                    attempt.shut_down()
-                idle = not attempts
-                self._wakes_at = min((one.deadline for one in attempts), default=now + IDLE)
-                woken = self._changed.wait(self._wakes_at - now)
-                # A thread from before gevent patched cannot end: Python knows it by another name.
-                if idle and not woken and not attempts and place() == self.made_in:
-                    self._running = False  # the next attempt starts another
-                    return
+                self._wakes_at = self._next_deadline(now)
+                idle &= not self._asleep.acquire(timeout=self._wakes_at - now)
+            self._watching.clear()
+            if not self._attempts:  # else one began meanwhile, and took this thread to watch
+                return
+
+    def _next_deadline(self, now: float) -> float:
+        """End what is overdue; keeps nothing alive while the thread is asleep."""
+        nearest = now + IDLE
+        for attempt in list(self._attempts.values()):
+            if attempt.deadline > now:
+                nearest = min(nearest, attempt.deadline)
+                continue
+            attempt.ending = True  # first, so that whoever finishes it knows to wait
+            if self._attempts.pop(id(attempt), None) is not None:
+                attempt.shut_down()
+            attempt.ending = False
+        return nearest
 
 
 _watchdog: DeadlineWatchdog | None = None
