@@ -287,6 +287,42 @@ def handle_at_every_step(by: str) -> None:
     print(step)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_fork_or_a_handler_amid_the_first_call_is_told_what_to_do() -> None:
+    """httpx is imported by it: the child could wait for ever, the handler would find half of it."""
+    with FaultServer() as server:
+        run_program("call_amid_the_first", server.base_url)
+        assert server.applied == [1]
+
+
+def call_amid_the_first(base_url: str) -> None:
+    here, client = threading.Event(), Client(settings(base_url))
+
+    class Slow:
+        """A finder that forks, and calls, while httpx is being imported."""
+
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> None:
+            if name != "httpx._api" or here.is_set():
+                return
+            here.set()
+            with pytest.raises(ConfigurationError, match="import httpx when the program starts"):
+                client.cancel_job(2)
+            time.sleep(0.2)
+
+    sys.meta_path.insert(0, Slow())  # type: ignore[arg-type]
+    first = threading.Thread(target=client.cancel_job, args=[1])
+    first.start()
+    assert here.wait(10)
+    if not (child := os.fork()):
+        signal.alarm(10)
+        with pytest.raises(ConfigurationError, match="import httpx when the program starts"):
+            client.cancel_job(3)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    first.join(10)
+
+
 # --- the end of the program -------------------------------------------------------------------
 
 

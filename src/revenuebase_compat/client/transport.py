@@ -9,10 +9,12 @@ the time limit of a signal handler, is not ours to swallow.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
 from collections import deque
 from contextlib import closing, suppress
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -34,6 +36,27 @@ if TYPE_CHECKING:
 #: Idle connections kept per pool, and seconds after which one that was not needed is closed.
 MAX_IDLE = 100
 IDLE_FOR = 60.0
+
+
+#: The process, and its thread, that import httpx by now.
+_importing: tuple[int, int] | None = None
+
+
+def _import_httpx() -> type[Factory]:
+    """As late as the first request; an error where it can never end, or is amid it."""
+    global _importing
+    here = os.getpid(), get_ident()
+    if _importing and (_importing[0] != here[0] or _importing == here):
+        raise ConfigurationError(
+            "httpx cannot be used here, as a fork, or this signal handler, came while the process's"
+            " first call imported it: import httpx when the program starts"
+        )
+    _importing = here
+    try:
+        from .factory import Factory
+    finally:
+        _importing = None
+    return Factory
 
 
 class Sender:
@@ -65,9 +88,8 @@ class Sender:
     @property
     def _factory(self) -> Factory:
         if self._made is None:
-            from .factory import Factory
-
-            self._made = Factory(self._settings, asynchronous=self.asynchronous)
+            made = _import_httpx()
+            self._made = made(self._settings, asynchronous=self.asynchronous)
         return self._made
 
     def _keep(self, connection: Connection, free: deque[Connection]) -> list[Connection]:
