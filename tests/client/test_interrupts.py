@@ -310,7 +310,7 @@ def call_amid_the_first(base_url: str) -> None:
                 client.cancel_job(2)
             time.sleep(0.2)
 
-    sys.meta_path.insert(0, Slow())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Slow())
     first = threading.Thread(target=client.cancel_job, args=[1])
     first.start()
     assert here.wait(10)

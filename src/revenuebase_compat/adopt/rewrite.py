@@ -230,9 +230,8 @@ def move(
     Raises:
         ApiVersionRetiredError: as ``cancel_job``, but only if ``strict``.
     """
-    if endpoint is not CANCEL:  # of these, the drivers say themselves what is left to v1
-        context = context._replace(notify=lambda notice: None)
     call = Call(context, process_id or 0, endpoint)
+    call.quiet = endpoint is not CANCEL  # the drivers say themselves what is left to v1
     outcome, status = "interrupted", None
     try:
         try:

@@ -90,6 +90,8 @@ class Call:
     attempts = unsent = 0
     #: A request was sent whose answer was lost or 5xx: it may have been applied.
     maybe_applied = False
+    #: Whether nothing is said of it.
+    quiet = False
 
     def __init__(self, context: CallContext, process_id: int, endpoint: Endpoint = CANCEL) -> None:
         self.context = context
@@ -140,6 +142,8 @@ class Call:
         self.notify(kind, answer)
 
     def notify(self, kind: NoticeKind, answer: AttemptOutcome | None = None, *said: Any) -> None:
+        if self.quiet:
+            return
         facts = kind, self.route, self.now, self.context.monotonic(), self.settings, self.endpoint
         self.context.notify(Notice(*facts, getattr(answer, "status", None), *said))
 

@@ -17,6 +17,9 @@ from .base import LibraryCall, raw_headers, without_body_headers
 #: Where a connection holds its recognised request until the answer is fetched.
 _PENDING = "_revenuebase_compat_pending"
 
+#: Whether any ever did. To look for one makes a connection's ``__dict__``, and its attributes slow.
+_held = False
+
 _NO_HEADERS: dict[str, str] = {}
 
 
@@ -71,6 +74,16 @@ class _Pending(NamedTuple):
         return str, ()  # a copied or pickled connection is one without it
 
 
+def _hold(connection: Any, pending: _Pending) -> None:
+    global _held
+    _held = True
+    vars(connection)[_PENDING] = pending
+
+
+def _take(connection: Any) -> _Pending | None:
+    return vars(connection).pop(_PENDING, None) if _held else None
+
+
 def request(original: Any) -> Any:
     """The wrapper; argument names are those of the original, as other tools look for them."""
 
@@ -90,7 +103,7 @@ def request(original: Any) -> Any:
             options["headers"] = headers
         if encode_chunked:
             options["encode_chunked"] = encode_chunked
-        vars(self).pop(_PENDING, None)  # whose answer nobody fetched
+        _take(self)  # whose answer nobody fetched
         # Of a subclass that makes itself in another way, not all of them are there.
         host: Any = getattr(self, "_tunnel_host", None)
         port = getattr(self, "_tunnel_port", None)
@@ -107,7 +120,7 @@ def request(original: Any) -> Any:
                 call = HttpClientCall(base_url, original, ref(self), method, url, **options)
                 steps = interceptor.intercept(active, endpoint, call)
                 interceptor.run_now(steps.send)
-                vars(self)[_PENDING] = _Pending(call, steps)
+                _hold(self, _Pending(call, steps))
                 return
         original(self, method, url, **options)
 
@@ -124,7 +137,7 @@ def getresponse(original: Any) -> Any:
     """The wrapper, which goes on with a recognised request."""
 
     def getresponse(self: Any) -> Any:
-        pending = vars(self).pop(_PENDING, None)
+        pending = _take(self)
         if not pending or pending.call.sent is not self._method:
             return original(self)
         while True:

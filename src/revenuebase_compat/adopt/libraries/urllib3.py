@@ -27,7 +27,8 @@ class Urllib3Call(LibraryCall):
         target = url
         # Followed to v2, where it can be; else the caller's policy is to have its way.
         followed = moved is None and (endpoint.names_job or self.replayable())
-        failed = self._failed = list[Any]()
+        failed: list[Any] = []
+        self._failed = failed
         if moved is not None:
             method, target = moved.method, to_v2_target(self._base_url, url, moved)
             if endpoint.names_job:
