@@ -392,12 +392,31 @@ class Last:
 last = Last()
 """
 
+# urllib3 2 imports something while it fetches an answer, which fails by then, but sends before.
+REQUESTS_AT_THE_END = """
+import os, requests
+session, url = requests.Session(), "http://127.0.0.1:" + os.environ["PORT"]
+session.get(url + "/first")
+class Last:
+    def __del__(self):
+        key = {"x-key": "rb_test_key"}
+        try:
+            session.post(url + "/v1/cancel-process", json={"process_id": 42}, headers=key)
+        except ImportError:
+            pass
+        os.write(1, b"200")
+last = Last()
+"""
+
 
 @pytest.mark.parametrize("sunset", ["2000-01-01", "2999-01-01"])
-def test_a_request_at_the_end_of_the_interpreter_is_sent(raw: RawServer, sunset: str) -> None:
+@pytest.mark.parametrize("program", [AT_THE_END, REQUESTS_AT_THE_END], ids=["http", "requests"])
+def test_a_request_at_the_end_of_the_interpreter_is_sent(
+    raw: RawServer, sunset: str, program: str
+) -> None:
     command = [sys.executable, "-m", "revenuebase_compat", "run", "--", sys.executable, "-c"]
     done = subprocess.run(
-        [*command, AT_THE_END],
+        [*command, program],
         env={
             "PORT": str(raw.port),
             "REVENUEBASE_BASE_URL": raw.url,

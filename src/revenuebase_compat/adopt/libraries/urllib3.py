@@ -20,6 +20,8 @@ from .base import LibraryCall, clone, raw_headers, without_body_headers
 class Urllib3Call(LibraryCall):
     """Given are the method and the URL."""
 
+    #: urllib3's ``Retry``, which while the interpreter ends is in no module any more.
+    retry: Any = None
     _failed: Sequence[Any] = ()
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
@@ -35,7 +37,7 @@ class Urllib3Call(LibraryCall):
                 headers = without_body_headers(options["headers"])
                 about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
                 options = {**options, **about_body}
-        policy = _policy(self._owner, options)
+        policy = _policy(self._owner, options, self.retry)
         policy.moved = _Moved(self._given, (method, target), followed, failed)
         response = self._original(self._owner, method, target, **{**options, "retries": policy})
         if getattr(response, "_request_url", None) == target:
@@ -135,10 +137,9 @@ def _policy_class(theirs: Any) -> Any:
     return type(theirs.__name__, (_Policy, theirs), {"__module__": theirs.__module__})
 
 
-def _policy(pool: Any, options: dict[str, Any]) -> Any:
+def _policy(pool: Any, options: dict[str, Any], kind: Any) -> Any:
     """The caller's policy, as ``urlopen`` makes it of its arguments, with ours mixed in."""
     retries = options.get("retries")
-    kind = sys.modules["urllib3.util.retry"].Retry
     if not isinstance(retries, kind):
         redirect = options.get("redirect", True)
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
@@ -157,6 +158,7 @@ _MORE = (
 
 def urlopen(original: Any) -> Any:
     """The wrapper; argument names are those of the original, as other tools look for them."""
+    retry = sys.modules["urllib3.util.retry"].Retry
 
     def urlopen(
         self: Any,
@@ -181,6 +183,7 @@ def urlopen(original: Any) -> Any:
             elif endpoint is not None and not again:
                 kw.update(body=body, headers=sent)
                 call = Urllib3Call(active.settings.base_url, original, self, method, url, **kw)
+                call.retry = retry
                 return interceptor.run_now(interceptor.intercept(active, endpoint, call).send)
         return original(self, method, url, body=body, headers=headers, **kw)
 
