@@ -629,14 +629,14 @@ def test_it_listens_on_one_loopback_address_only(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send itself these signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_wait_ends_quietly_on_ctrl_c_and_on_a_plain_kill(number: signal.Signals) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_wait_ends_quietly_on_ctrl_c_and_on_a_plain_kill(name: str) -> None:
     code = (
         "import threading, time, signal\n"
         "from revenuebase_compat.testing.sandbox import Sandbox\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def tell(url):  # once it can be stopped\n"
-        "    while signal.getsignal(signal.SIGTERM) is not signal.default_int_handler:\n"
+        f"    while signal.getsignal(signal.{name}) is not signal.default_int_handler:\n"
         "        time.sleep(0.001)\n"
         "    print(url, flush=True)\n"
         "with Sandbox() as sandbox:\n"
@@ -650,7 +650,7 @@ def test_wait_ends_quietly_on_ctrl_c_and_on_a_plain_kill(number: signal.Signals)
         assert process.stdout
         url = process.stdout.readline().strip()
         assert httpx.get(f"{url}/v2/jobs/1", trust_env=False).status_code == 401
-        os.kill(process.pid, number)
+        os.kill(process.pid, signal.Signals[name])
         rest, errors = process.communicate(timeout=10)
     assert (rest, errors, process.returncode) == ("ended\n", "", 0)
 

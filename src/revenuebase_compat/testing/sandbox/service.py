@@ -260,13 +260,17 @@ class Sandbox:
         self._folder.cleanup()
 
     def wait(self) -> None:
-        """Block until Ctrl-C or SIGTERM; for the main thread, where signals arrive."""
-        before = signal.getsignal(signal.SIGTERM)
+        """Block until Ctrl-C, SIGTERM or SIGHUP; for the main thread, where signals arrive."""
+        ends = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        found = {one: signal.getsignal(one) for one in ends}
+        before = {one: it for one, it in found.items() if it != signal.SIG_IGN}  # as nohup does
         with suppress(KeyboardInterrupt):
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            for one in before:
+                signal.signal(one, signal.default_int_handler)
             while self._thread.is_alive():
                 self._thread.join(1)
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
     def _count(self, key: bytes, now: datetime) -> tuple[bool, dict[str, str]]:
         """Whether a request is one too many in a rolling minute, and what the headers say."""
