@@ -351,6 +351,23 @@ def test_stop_is_heard_while_the_rate_limit_forbids_to_start(server: FaultServer
     assert len(server.seen) == 1
 
 
+def test_what_a_repeat_fails_of_before_its_turn_is_named_by_its_event(server: FaultServer) -> None:
+    reset = str(int(AFTER.timestamp()) + 3600)
+    headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset}
+    server.script_for(1, respond(500, headers=headers))
+    events, fake = list[CancelEvent](), FakeTime()
+
+    def sleep(seconds: float) -> None:
+        raise OSError(f"no pause of {seconds} s")
+
+    options = {**fake.options(), "sleep": sleep, "random": lambda: 0.0}
+    with Client(settings(server, on_event=events.append), **options) as client:
+        [outcome] = client.cancel_jobs([1])
+    assert "OSError: no pause" in str(outcome.error)
+    assert [event.outcome for event in events] == ["OSError"]
+    assert len(server.seen) == 1
+
+
 @pytest.mark.parametrize("retry_after", [30, 3600])  # a pause of the job's own, and its next turn
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_stop_gives_up_what_was_only_refused_and_waits_for_what_is_sent(

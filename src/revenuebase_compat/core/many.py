@@ -171,14 +171,13 @@ def _gated(begin: Callable[[], Flow], limiter: RateLimiter, context: CallContext
         with closing(begin()) as steps:
             while True:
                 command = steps.send(answer)
-                sending = isinstance(command, SendRequest)
-                if sending:
-                    if not taken:
-                        due = partial(limiter.acquire, looks=looks)
-                        yield from _wait(limiter, context, due, refused)
-                    taken, since = False, limiter.answers
-                answer = None
+                answer, sending = None, False
                 try:
+                    if isinstance(command, SendRequest):
+                        if not taken:
+                            due = partial(limiter.acquire, looks=looks)
+                            yield from _wait(limiter, context, due, refused)
+                        sending, taken, since = True, False, limiter.answers
                     if refused and isinstance(command, Sleep):
                         ends = float(context.monotonic() + command.seconds)
                         yield from _wait(limiter, context, ends.__sub__)
