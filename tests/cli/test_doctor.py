@@ -147,11 +147,11 @@ def test_where_the_settings_lead_today(
     assert reason in found.note
 
 
-def test_a_flag_that_is_not_found_here_is_noted() -> None:
+def test_a_flag_that_is_not_found_here_is_a_problem() -> None:
     assert report("setting", v2_flag="os:getpid")["v2_flag"].severity == "ok"
     found = report("setting", v2_flag="no.such:flag")["v2_flag"]
 
-    assert (found.severity, found.value) == ("note", "no.such:flag")
+    assert (found.severity, found.value) == ("problem", "no.such:flag")
     assert found.note.startswith(
         "REVENUEBASE_V2_FLAG; in this directory, 'no.such:flag' does not resolve (Mod"
     )

@@ -102,15 +102,15 @@ TABLE = "Datei;Process_ID\r\nä.csv;1\r\nb.csv;2\r\n"
     ],
 )
 def test_decode_reads_what_spreadsheets_save(data: bytes) -> None:
-    assert read_ids(decode(data), "ids") == [1, 2]
+    assert read_ids(decode(data, "ids"), "ids") == [1, 2]
 
 
 def test_decode_leaves_nothing_unread() -> None:
-    assert decode(b"") == ""
+    assert decode(b"", "ids") == ""
     with pytest.raises(ConfigurationError, match=r"ids, line 2: process_id '..xff'"):
-        read_ids(decode(b"1\n\xff\n2\n"), "ids")
+        read_ids(decode(b"1\n\xff\n2\n", "ids"), "ids")
     with pytest.raises(ConfigurationError, match="line 1"):
-        read_ids(decode("12".encode("utf-16") + b"3"), "ids")
+        read_ids(decode("12".encode("utf-16") + b"3", "ids"), "ids")
 
 
 @pytest.mark.parametrize(("bad", "more"), [(2, 0), (20, 0), (21, 1), (50_000, 49_980)])

@@ -244,7 +244,10 @@ def test_cancel_error_that_ends_a_retried_call(
 
 def test_cancel_error_describes_a_lost_answer() -> None:
     error = play(RESET, HUNG, RESET).fails(TransportError)
-    assert "API v2 gave no answer: ReadError: connection reset" in str(error)
+    assert (
+        "API v2 gave no answer at https://api.revenuebase.ai: ReadError: connection reset"
+        in str(error)
+    )
     assert "(attempts: 3, requests sent: 3)" in str(error)
     assert error.api_version == V2
     assert error.body is None

@@ -77,7 +77,8 @@ def run(
     try:
         os.execvpe(argv[0], argv, environ)  # noqa: S606 (what the user asked for)
     except OSError as error:
-        write_stderr(f"{argv[0]}: {error.strerror or error}")
+        hint = f": give python {argv[0]}" * argv[0].endswith(".py")
+        write_stderr(f"{argv[0]}: {error.strerror or error}{hint}")
         sys.exit(127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126)
 
 

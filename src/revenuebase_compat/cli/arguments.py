@@ -107,7 +107,8 @@ def _add_jobs(command: Callable[..., Any]) -> None:
     add("--at", metavar="DATE", type=_date, help="as if it were that date")
     add("--json", **_JSON)
     words = "what goes where from a date on, and why"
-    about = f"{words}; shares are those of process ids 1 to 10,000, each decided on by itself"
+    about = f"{words}; shares are those of process ids 1 to 10,000, each decided on by itself; v1 "
+    about += "is deprecated, sunsetting in its last 90 days, and then retired"
     add = command("timeline", "plan", words, description=about)
     add("--from", dest="start", metavar="DATE", type=_date, help="default: today's")
     add("--json", **_JSON)
@@ -118,7 +119,7 @@ def _add_jobs(command: Callable[..., Any]) -> None:
 
 def _add_programs(command: Callable[..., Any]) -> None:
     words = "run a command whose v1 requests are moved, with no line of it changed"
-    add = command("run", "bridge", words, usage="%(prog)s -- CMD ...")
+    add = command("run", "bridge", words, usage="%(prog)s\n       [options] -- CMD ...")
     add("--strict", **_FLAG, help="raise where a request cannot be moved")
     words = "strict, and v1 counts as gone: what still needs it raises"
     add("--rehearse", **_FLAG, help=words)

@@ -73,7 +73,7 @@ def _all_ids(arguments: Namespace) -> list[int]:
             data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         except OSError as error:
             raise ConfigurationError(f"--from-file {name}: {error.strerror}") from None
-        found += read_ids(decode(data), name)
+        found += read_ids(decode(data, name), name)
     if not found:
         right = f"{name} holds none" if name else "give some, or --from-file FILE"
         raise ConfigurationError(f"cancel: no ids: {right}")

@@ -73,6 +73,7 @@ def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
         return Finding("problem", "setting", name, "unusable", words)
     value = getattr(settings, name)
     shown, origin, remark = _shown(value), variable if given.strip() else "default", ""
+    severity = "note"
     if name == "api_key":
         shown = "present" if value else "missing"
         if value is None:
@@ -85,8 +86,9 @@ def _setting(name: str, variable: str, environ: Mapping[str, str]) -> Finding:
         try:
             flags.resolve(name, value)
         except ConfigurationError as error:
+            severity = "problem"
             remark = str(error).replace(f"{name} ({variable})", "; in this directory,", 1)
-    return Finding("note" if remark else "ok", "setting", name, shown, origin + remark)
+    return Finding(severity if remark else "ok", "setting", name, shown, origin + remark)
 
 
 def _shown(value: Any) -> str:

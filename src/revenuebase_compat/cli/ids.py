@@ -14,8 +14,10 @@ from revenuebase_compat.core.models import check_process_id
 NAMED = 20  #: bad lines that are named
 
 
-def decode(data: bytes) -> str:
+def decode(data: bytes, source: str) -> str:
     """UTF-8 or UTF-16, with a byte order mark or without; other bytes are left as escapes."""
+    if data.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raise ConfigurationError(f"{source} is a workbook: have the spreadsheet save it as CSV")
     encoding = "utf-8-sig"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"

@@ -280,16 +280,19 @@ class _Call(Call):
         if isinstance(answer, NoResponse):
             within = f" within {self.settings.timeout:g} s" if answer.timeout else ""
             unknown = "; it may have been cancelled all the same" if self.maybe_applied else ""
+            why = responses.readable(answer.reason)
             return self.error(
                 errors.CancelTimeoutError if answer.timeout else errors.TransportError,
-                f"gave no answer{within}: {responses.readable(answer.reason)} (attempts: "
+                f"gave no answer{within} at {self.settings.base_url}: {why} (attempts: "
                 f"{self.attempts}, requests sent: {self.attempts - self.unsent}){unknown}",
             )
         if self.version is V1 and _is_missing(V1, answer):
             self.notify(NoticeKind.FAILED, answer)
         status, remark, facts = answer.status, "", dict[str, Any]()
         kind = _ERRORS.get(status)
-        if status == 422:
+        if status == 401:
+            remark = "; look at api_key (REVENUEBASE_API_KEY)"
+        elif status == 422:
             facts = {"errors": responses.read_error(answer).errors}
         elif status == 429:
             now = now_of(self.context)

@@ -268,7 +268,10 @@ def _base_url(value: object) -> str:
     netloc = f"[{host}]" if ":" in host else host
     if port not in (None, {"https": 443, "http": 80}[parts.scheme]):
         netloc += f":{port}"
-    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+    path = parts.path.rstrip("/")
+    if path.endswith(("/v1", "/v2")):  # as much code has it; each request names its own
+        path = path[:-3].rstrip("/")
+    return f"{parts.scheme}://{netloc}{path}"
 
 
 def is_loopback(host: str) -> bool:
