@@ -275,15 +275,19 @@ def test_a_policy_that_repeats_a_410_does_not_hide_the_end_of_v1(through: str) -
     assert server.lines == [f"POST {CANCEL}", "POST /v2/jobs/1/cancel"]
 
 
-def test_where_v1_is_not_followed_the_policy_has_its_way() -> None:
+@pytest.mark.parametrize(
+    ("path", "pinned"),
+    [("/v1/batch-process-email", {}), (CANCEL, {"api_version": "v1", "after_sunset": "try"})],
+)
+def test_where_v1_is_not_followed_the_policy_has_its_way(path: str, pinned: dict[str, Any]) -> None:
     with RawServer(lambda request, number: reply(410, {})) as server:
-        adopt.install(Settings(base_url=server.url, **ALIVE))
+        adopt.install(Settings(base_url=server.url, **ALIVE, **pinned))
         policy = Retry(2, status_forcelist=[410], allowed_methods=None)
         with urllib3.PoolManager(retries=policy) as pool, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pytest.raises(urllib3.exceptions.MaxRetryError):
-                pool.request("POST", server.url + "/v1/batch-process-email", json={})
-    assert server.lines == ["POST /v1/batch-process-email"] * 3
+                pool.request("POST", server.url + path, json={"process_id": 1})
+    assert server.lines == [f"POST {path}"] * 3
 
 
 @pytest.mark.skipif(

@@ -95,11 +95,16 @@ class Interceptor:
         return None
 
     def resolve_names(self) -> None:
-        """Import what settings name by a string: at the first request, outside any import."""
+        """Import what settings name by a string: where it is asked for, outside any import."""
+        given = self.settings.v2_flag
+        if self.strict:
+            flags.resolve("on_event", self.settings.on_event)  # not after the request
+        if not isinstance(given, str) or now_of(self.context) >= self.settings.v1_sunset:
+            return
         try:
-            flags.resolve("v2_flag", self.settings.v2_flag)  # which is kept
+            flags.resolve("v2_flag", given)  # which is kept
         except ConfigurationError as error:
-            if self.strict:
+            if self.strict or isinstance(error, flags.Unfinished):
                 raise
             write_stderr(f"{error}; no job is moved before the sunset")
             no_share: Any = 0

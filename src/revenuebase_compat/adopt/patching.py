@@ -60,8 +60,12 @@ def install(
         flags.resolve(name, getattr(chosen, name))  # wrong now rather than amid a request
     _put_in_force(chosen, strict, rehearse)
     for name in LIBRARIES:
-        if name in sys.modules:
-            import_module(name)  # waits for another thread's
+        if sys.modules.get(name) is not None:
+            try:
+                import_module(name)  # waits for another thread's
+            except Exception as error:  # which fails, as the program sees by itself
+                if from_handler(error):
+                    raise
     patch()
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import sys
 from collections.abc import Awaitable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,22 @@ from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import VARIABLES
 
 from .notices import log
-from .process import from_handler
+from .process import from_handler, import_late
 
 if TYPE_CHECKING:
     from revenuebase_compat.core.events import RouteContext
+
+
+class Unfinished(ConfigurationError):
+    """What a setting names is being imported, and not all there."""
 
 
 def resolve(setting: str, given: Any) -> Any:
     """What a setting gives, or the callable that it names as ``package.module:attribute``.
 
     Raises:
-        ConfigurationError: there is no such module or attribute, or it cannot be called.
+        ConfigurationError: there is no such module or attribute, or it cannot be called; an
+            ``Unfinished`` may be there later.
     """
     return _imported(setting, given) if isinstance(given, str) else given
 
@@ -31,17 +36,26 @@ def resolve(setting: str, given: Any) -> Any:
 def _imported(setting: str, name: str) -> object:
     module, _, path = name.partition(":")
     try:
-        found = importlib.import_module(module)
+        found = import_late(module)
         for attribute in path.split("."):
             found = getattr(found, attribute)
     except Exception as error:
-        raise ConfigurationError(
+        if from_handler(error):
+            raise
+        kind = Unfinished if _is_unfinished(module) else ConfigurationError
+        raise kind(
             f"{setting} ({VARIABLES[setting]}) {name!r} does not resolve "
             f"({type(error).__name__}: {error}): give package.module:attribute, on PYTHONPATH"
         ) from None
     if not callable(found):
         raise ConfigurationError(f"{setting} ({VARIABLES[setting]}) {name!r} is not callable")
     return found
+
+
+def _is_unfinished(module: str) -> bool:
+    parts = module.split(".")
+    held = [sys.modules.get(".".join(parts[:end])) for end in range(1, len(parts) + 1)]
+    return any(getattr(getattr(one, "__spec__", None), "_initializing", False) for one in held)
 
 
 def ask(flag: Any, context: RouteContext) -> bool | None:

@@ -14,6 +14,31 @@ if TYPE_CHECKING:
     from types import CodeType, TracebackType
     from typing import Any
 
+#: What is imported amid a call → the process and the thread that do it by now.
+_importing: dict[str, tuple[int, int]] = {}
+
+
+def import_late(name: str, instead: str = "") -> Any:
+    """Import a module amid a call, but not where that would never end, or finds half of it.
+
+    A child that was forked amid it waits for a thread that it does not have. ``ImportError`` says
+    to import ``instead``, or the module, earlier.
+    """
+    from importlib import import_module
+    from threading import get_ident  # gevent's, where it has patched
+
+    by, here = _importing.get(name), (os.getpid(), get_ident())
+    if by is not None and (by[0] != here[0] or by == here):
+        raise ImportError(
+            "a fork, or this signal handler, came while another call imported it: import "
+            f"{instead or name} when the program starts"
+        )
+    _importing[name] = here
+    try:
+        return import_module(name)
+    finally:
+        _importing.pop(name, None)
+
 
 def write_stderr(text: str) -> None:
     """One line on stderr; a process without one goes on all the same."""

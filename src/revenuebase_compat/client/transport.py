@@ -9,12 +9,10 @@ the time limit of a signal handler, is not ours to swallow.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import time
 from collections import deque
 from contextlib import closing, suppress
-from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -25,7 +23,7 @@ from revenuebase_compat.core.endpoints import Request
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
-from .process import causes, frames, raised_by_handler
+from .process import causes, frames, import_late, raised_by_handler
 from .watchdog import Attempt, place, watchdog
 
 if TYPE_CHECKING:
@@ -36,27 +34,6 @@ if TYPE_CHECKING:
 #: Idle connections kept per pool, and seconds after which one that was not needed is closed.
 MAX_IDLE = 100
 IDLE_FOR = 60.0
-
-
-#: The process, and its thread, that import httpx by now.
-_importing: tuple[int, int] | None = None
-
-
-def _import_httpx() -> type[Factory]:
-    """As late as the first request; an error where it can never end, or is amid it."""
-    global _importing
-    here = os.getpid(), get_ident()
-    if _importing and (_importing[0] != here[0] or _importing == here):
-        raise ConfigurationError(
-            "httpx cannot be used here, as a fork, or this signal handler, came while the process's"
-            " first call imported it: import httpx when the program starts"
-        )
-    _importing = here
-    try:
-        from .factory import Factory
-    finally:
-        _importing = None
-    return Factory
 
 
 class Sender:
@@ -88,7 +65,10 @@ class Sender:
     @property
     def _factory(self) -> Factory:
         if self._made is None:
-            made = _import_httpx()
+            try:  # by the first call, as httpx is the larger part of what we load
+                made = import_late(f"{__package__}.factory", "httpx").Factory
+            except ImportError as error:
+                raise ConfigurationError(f"httpx cannot be imported: {error}") from None
             self._made = made(self._settings, asynchronous=self.asynchronous)
         return self._made
 

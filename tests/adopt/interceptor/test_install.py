@@ -52,6 +52,16 @@ def test_broken_settings_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     assert not any(patched())
 
 
+def test_a_library_that_cannot_be_imported_is_passed_over(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As tests have it that try what a program does without one."""
+    monkeypatch.setitem(sys.modules, "httpcore", None)
+    adopt.install(Settings(base_url=server.base_url, v1_sunset="2000-01-01"))
+    cancel(by_requests, server.base_url)
+    assert seen(server) == [("POST", "/v2/jobs/42/cancel")]
+
+
 def test_installing_from_many_threads() -> None:
     start = threading.Barrier(8)
 

@@ -250,6 +250,7 @@ def test_a_body_is_not_read_ahead_for_ever() -> None:
         start, replay = await base.read_ahead(endless(), asynchronous=False)
         assert len(taken) * 8192 == len(start) <= MAX_BODY + 8192
         assert b"".join(replay) == b"".join(endless())
+        assert not hasattr(replay, "__aiter__"), "urllib3-future would take it for asynchronous"
         taken.clear()
         start, replay = await base.read_ahead(endless_async(), asynchronous=True)
         assert len(taken) * 8192 == len(start) <= MAX_BODY + 8192

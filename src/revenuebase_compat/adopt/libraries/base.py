@@ -76,20 +76,27 @@ class LibraryCall(ABC):
         """A 422 in the words of v1."""
 
 
-class Replay:
-    """A body that was read ahead: chunk by chunk as it was, then its error or what is left."""
+class _Replay:
+    """A body that was read ahead: chunk by chunk as it was, then its error or what is left.
+
+    Each kind can be iterated over in its own way alone, by which libraries tell them apart.
+    """
 
     def __init__(self, rest: Any) -> None:
         self.chunks: list[Any] = []
         self.error: Exception | None = None
         self._rest = rest
 
+
+class Replay(_Replay):
     def __iter__(self) -> Iterator[Any]:
         yield from self.chunks
         if self.error is not None:
             raise self.error
         yield from self._rest
 
+
+class AsyncReplay(_Replay):
     async def __aiter__(self) -> AsyncIterator[Any]:
         for chunk in self.chunks:
             yield chunk
@@ -139,10 +146,10 @@ async def peek(body: Any) -> tuple[bytes, Any]:
         return await read_ahead(body, asynchronous=False)
 
 
-async def read_ahead(body: Any, *, asynchronous: bool) -> tuple[bytes, Replay]:
+async def read_ahead(body: Any, *, asynchronous: bool) -> tuple[bytes, Any]:
     """The same for what is iterated over; at most a little more than ``MAX_BODY`` is read."""
     rest = aiter(body) if asynchronous else iter(body)
-    replay, size = Replay(rest), 0
+    replay, size = (AsyncReplay if asynchronous else Replay)(rest), 0
     try:
         while size <= MAX_BODY:
             replay.chunks.append(await anext(rest) if asynchronous else next(rest))

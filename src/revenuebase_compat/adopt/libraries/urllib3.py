@@ -13,6 +13,7 @@ from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
 from revenuebase_compat.core.endpoints import Endpoint, Request
 from revenuebase_compat.core.responses import GONE
+from revenuebase_compat.core.routing import may_leave_v1
 
 from .base import LibraryCall, clone, raw_headers, without_body_headers
 
@@ -22,13 +23,16 @@ class Urllib3Call(LibraryCall):
 
     #: urllib3's ``Retry``, which while the interpreter ends is in no module any more.
     retry: Any = None
+    #: Whether a 410 of v1 may be followed.
+    may_follow = True
     _failed: Sequence[Any] = ()
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         (method, url), options = self._given, self._options
         target = url
         # Followed to v2, where it can be; else the caller's policy is to have its way.
-        followed = moved is None and (endpoint.names_job or self.replayable())
+        replayable = endpoint.names_job or self.replayable()
+        followed = moved is None and replayable and self.may_follow
         failed: list[Any] = []
         self._failed = failed
         if moved is not None:
@@ -183,7 +187,7 @@ def urlopen(original: Any) -> Any:
             elif endpoint is not None and not again:
                 kw.update(body=body, headers=sent)
                 call = Urllib3Call(active.settings.base_url, original, self, method, url, **kw)
-                call.retry = retry
+                call.retry, call.may_follow = retry, may_leave_v1(active.settings)
                 return interceptor.run_now(interceptor.intercept(active, endpoint, call).send)
         return original(self, method, url, body=body, headers=headers, **kw)
 
