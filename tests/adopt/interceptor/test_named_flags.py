@@ -1,4 +1,4 @@
-"""A flag or a listener that is named by a string is imported amid a request: what comes in between."""
+"""What a setting names by a string is imported amid a request: whatever comes in between."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ warnings.simplefilter("ignore")
 mode, url = sys.argv[1:]
 
 def send():
-    key = {"x-key": "rb_test_key"}
-    return requests.post(url + "/v1/cancel-process", json={"process_id": 42}, headers=key).status_code
+    job, key = {"process_id": 42}, {"x-key": "rb_test_key"}
+    return requests.post(url + "/v1/cancel-process", json=job, headers=key).status_code
 
 class TimeLimit(Exception):
     pass
