@@ -245,6 +245,7 @@ thread.join()
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_looks_for_a_library_hides_it_from_none(server: RawServer) -> None:
     """As pkgutil and plug-in loaders do: they ask the finders, and import nothing."""
     code = LOOKED_FOR_BY_ANOTHER + APP

@@ -47,6 +47,7 @@ def test_cancel_in_the_sandbox() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_a_wait_in_the_sandbox_ends() -> None:
     done = run("cancel", "42", "--sandbox", "--wait")
     assert done.returncode == 0, done.stderr
@@ -181,6 +182,7 @@ def test_a_wrong_key_stops_the_run(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retry_after", [40, 3600])  # within a call's timeout, and beyond it
 def test_ctrl_c_waits_for_no_rate_limit(
     server: FaultServer, tmp_path: Path, retry_after: int

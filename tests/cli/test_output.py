@@ -96,6 +96,7 @@ def test_closed_streams_do_not_change_the_exit_code(
     assert set(server.applied) == ({1, 2} if "2" in ids.split() else {1}) - ({1} if fate else set())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 @pytest.mark.parametrize("to", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"])
 def test_full_streams_do_not_change_the_exit_code(server: FaultServer, to: str) -> None:

@@ -171,6 +171,7 @@ def test_a_connection_made_anew_is_watched_as_well(server: FaultServer) -> None:
 # --- what is kept -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_calls_and_decisions_keep_nothing_and_leave_the_collector_nothing() -> None:
     # In a process of its own: what other tests have left running allocates, too.
     program = REPOSITORY / "tests" / "programs" / "growth.py"
@@ -203,6 +204,7 @@ def test_one_thread_however_many_clients(server: FaultServer) -> None:
     assert all(thread.daemon for thread in ours)
 
 
+@pytest.mark.slow
 def test_the_thread_ends_after_an_idle_minute(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

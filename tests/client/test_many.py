@@ -368,6 +368,7 @@ def test_what_a_repeat_fails_of_before_its_turn_is_named_by_its_event(server: Fa
     assert len(server.seen) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retry_after", [30, 3600])  # a pause of the job's own, and its next turn
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_stop_gives_up_what_was_only_refused_and_waits_for_what_is_sent(

@@ -153,6 +153,7 @@ def test_a_fault_then_the_truth(
         assert not applied or got.outcome_unknown
 
 
+@pytest.mark.slow
 @DRIVERS
 @pytest.mark.parametrize("name", LOST)
 def test_answers_that_stay_lost(call: Call, name: str) -> None:

@@ -586,6 +586,7 @@ class StoppingSandbox(LimitedSandbox):
                 job.status = "CANCELLED"
 
 
+@pytest.mark.slow
 def test_cancel_jobs_with_wait_cancels_all_before_the_looks_and_none_is_refused() -> None:
     # No faster: on a busy machine the looks would come due before the cancels are sent.
     with StoppingSandbox(Scaled(20), 50) as sandbox, sync(sandbox) as client:

@@ -253,6 +253,7 @@ def test_a_request_that_takes_long_is_no_late_head() -> None:
             assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_client_that_never_reads_is_cut_off_and_a_slow_one_is_not(reads: bool) -> None:
     size = 12 * 1024 * 1024

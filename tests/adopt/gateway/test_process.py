@@ -126,6 +126,7 @@ def test_a_stop_under_load_loses_nothing() -> None:
     assert (process.returncode, out, err) == (0, "1\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_hastens_it(second: signal.Signals) -> None:
     arrived = threading.Event()
@@ -158,6 +159,7 @@ def test_a_second_signal_hastens_it(second: signal.Signals) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_stop_does_not_wait_for_ever() -> None:
     stopped = threading.Event()
 
