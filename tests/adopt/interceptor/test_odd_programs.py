@@ -218,34 +218,135 @@ def test_headers_that_can_be_read_once_keep_the_key(
     assert b"x-key: rb_test_sandbox" in raw.requests[0].head
 
 
+async def ask(session: aiohttp.ClientSession, path: str) -> int:
+    async with session.get(path) as response:
+        return response.status
+
+
 @quiet
 @both_sides
-def test_hooks_of_aiohttp_are_given_the_session(raw: RawServer, sunset: dict[str, Any]) -> None:
+@pytest.mark.parametrize("path", [CANCEL, STATUS])
+def test_hooks_of_aiohttp_are_given_the_session(
+    raw: RawServer, sunset: dict[str, Any], path: str
+) -> None:
     given: list[object] = []
     later: list[asyncio.Task[int]] = []
+    answered = asyncio.Event()
+    own = ["/token", "/chunk", "/later"]
 
-    async def ask(session: aiohttp.ClientSession, path: str) -> int:
-        async with session.get(path) as response:
-            return response.status
+    async def much_later(session: aiohttp.ClientSession) -> int:
+        await answered.wait()
+        return await ask(session, "/later")
 
-    async def hook(session: aiohttp.ClientSession, _: Any, params: Any) -> None:
-        if params.method == "POST":
+    async def start(session: aiohttp.ClientSession, _: Any, params: Any) -> None:
+        if params.url.path not in own:
             given.append(session)
             assert await ask(session, "/token") == 200
-            later.append(asyncio.create_task(ask(session, "/later")))
+            later.append(asyncio.create_task(much_later(session)))
+
+    async def chunk(session: aiohttp.ClientSession, _: Any, params: Any) -> None:
+        if params.url.path not in own:
+            given.append(session)
+            assert await ask(session, "/chunk") == 200
 
     async def send() -> None:
         trace = aiohttp.TraceConfig()
-        trace.on_request_start.append(hook)
-        async with aiohttp.ClientSession(raw.url, trace_configs=[trace]) as session:
-            async with session.post(CANCEL, data=BODY, headers=JSON) as response:
-                assert str(response.url) == raw.url + CANCEL
+        trace.on_request_start.append(start)
+        trace.on_response_chunk_received.append(chunk)
+        async with aiohttp.ClientSession(raw.url, trace_configs=[trace], headers=JSON) as session:
+            async with session.post(path, data=BODY) as response:
+                assert str(response.url) == raw.url + path
+                assert (await response.json())["process_id"] == 42
+            answered.set()
             assert await later[0] == 200
-            assert given == [session]
+            assert given == [session, session]
 
     install(raw, sunset)
     asyncio.run(send())
-    assert sorted(raw.lines)[:2] == ["GET /later", "GET /token"]
+    lines = [f"GET {one}" for one in own]
+    assert [line for line in raw.lines if line in lines] == lines
+    asked = [request.head for request in raw.requests if request.line in lines]
+    assert all(b"Content-Type: application/json" in head for head in asked)
+
+
+@pytest.mark.skipif("_middlewares" not in aiohttp.ClientSession.ATTRS, reason="from 3.12 on")
+@quiet
+@both_sides
+@pytest.mark.parametrize("path", [CANCEL, STATUS])
+def test_a_token_outlives_the_request_that_began_to_fetch_it(
+    raw: RawServer, sunset: dict[str, Any], path: str
+) -> None:
+    async def send() -> int:
+        begun, given_up = asyncio.Event(), asyncio.Event()
+        given: list[object] = []
+        tokens: list[asyncio.Task[int]] = []
+
+        async def token(session: aiohttp.ClientSession) -> int:
+            begun.set()
+            await given_up.wait()
+            return await ask(session, "/token")
+
+        async def authorize(request: Any, handler: Any) -> Any:
+            if request.url.path != "/token":
+                given.append(request.session)
+                tokens[:] = tokens or [asyncio.create_task(token(request.session))]
+                assert await asyncio.shield(tokens[0]) == 200
+            return await handler(request)
+
+        async def post() -> int:
+            async with session.post(path, data=BODY) as response:
+                return response.status
+
+        async with aiohttp.ClientSession(
+            raw.url, headers=JSON, middlewares=(authorize,)
+        ) as session:
+            first = asyncio.create_task(post())
+            await begun.wait()
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            given_up.set()
+            status = await post()
+            assert given == [session, session]
+            return status
+
+    install(raw, sunset)
+    assert asyncio.run(send()) == 200
+    assert [raw.lines[0], len(raw.lines)] == ["GET /token", 2]
+
+
+@quiet
+@both_sides
+@pytest.mark.parametrize("path", [CANCEL, STATUS])
+@pytest.mark.filterwarnings("ignore:Inheritance class Own:DeprecationWarning")
+def test_a_session_of_aiohttp_with_slots_below_another_tool(
+    raw: RawServer, sunset: dict[str, Any], path: str
+) -> None:
+    class Own(aiohttp.ClientSession):
+        __slots__ = ("secret",)
+        secret: str
+
+        def _prepare_headers(self, headers: Any) -> Any:
+            made = super()._prepare_headers(headers)
+            made["X-Secret"] = self.secret
+            return made
+
+    async def theirs(session: Any, *given: Any, **options: Any) -> Any:
+        assert isinstance(session, Own)
+        return await original(session, *given, **options)
+
+    async def send() -> int:
+        async with Own(raw.url, headers=JSON) as session:
+            object.__setattr__(session, "secret", "of its own")
+            async with session.post(path, data=BODY) as response:
+                return response.status
+
+    original = vars(aiohttp.ClientSession)["_request"]
+    with mock.patch.object(aiohttp.ClientSession, "_request", theirs):
+        install(raw, sunset)
+        assert asyncio.run(send()) == 200
+        adopt.uninstall()
+    assert b"X-Secret: of its own" in raw.requests[0].head
 
 
 @quiet

@@ -14,6 +14,28 @@ from revenuebase_compat.core.endpoints import Endpoint, Request
 from . import base
 
 
+class _Like:
+    """In place of a thing, of which it is all but what is given; nothing ends with it."""
+
+    __class__ = property(lambda self: type(self._thing))  # which other tools' wrappers look at
+
+    def __init__(self, thing: Any, **given: Any) -> None:
+        vars(self).update(given, _thing=thing)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._thing, name)
+
+
+class _Traced(_Like):
+    """A trace configuration whose hooks are given the program's session."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        if not name.startswith("on_"):
+            return found
+        return _Like(found, send=lambda _, *given: found.send(self._session, *given))
+
+
 class AiohttpCall(base.LibraryCall):
     """Given are the method and the URL."""
 
@@ -51,35 +73,28 @@ class AiohttpCall(base.LibraryCall):
         options, session, given = self._options, self._owner, self._given[1]
         method, url = self._given[0].upper(), session._build_url(given)
         target = type(url)(to_v2_target(self._base_url, url.raw_path_qs, moved), encoded=True)
-        changed: dict[str, Any] = {}
-        unsent = None
+        sender, unsent = session, None
+        if endpoint.names_job or moved.method != method:
+            skip = {"Content-Type", *(options.get("skip_auto_headers") or ())}
+            options = {**options, "skip_auto_headers": skip}
+            # Hooks and middlewares are given the session itself: they may keep it.
+            made, traces = session._request_class, session._trace_configs
+            sender = _Like(
+                session,
+                _request_class=lambda *args, **named: made(*args, **{**named, "session": session}),
+                _trace_configs=[_Traced(one, _session=session) for one in traces],
+                # From 3.11 on; 3.10 repeats any GET whose connection has died, older ones none.
+                _retry_connection=False,
+            )
         if endpoint.names_job:
             unsent = options.get("data")
             dropped = ("data", "json", "compress", "chunked", "expect100")
             options = {name: value for name, value in options.items() if name not in dropped}
-            headers = session._prepare_headers(options.get("headers"))
-            options["headers"] = base.without_body_headers(headers)
-            kept = base.without_body_headers(session._default_headers)
-            if len(kept) < len(session._default_headers):
-                changed["_default_headers"] = kept
-        if endpoint.names_job or moved.method != method:
-            skip = {"Content-Type", *(options.get("skip_auto_headers") or ())}
-            options = {**options, "skip_auto_headers": skip}
-            # From 3.11 on; 3.10 repeats any GET whose kept connection has died, older ones none.
-            if hasattr(session, "_retry_connection") and moved.method == "GET":
-                changed["_retry_connection"] = False
-        # Hooks and middlewares are given the session: a copy only where it would do otherwise.
-        sender = session
-        if changed:
-            sender = base.clone(session)
-            vars(sender).update(changed)
-        try:
-            # Older ones take no absolute URL beside a base URL.
-            place = url.join(target) if type(url)(given).absolute else target
-            response = await self._original(sender, moved.method, place, **options)
-        finally:
-            if sender is not session:
-                sender.detach()
+            prepare = session._prepare_headers
+            sender._prepare_headers = lambda own: base.without_body_headers(prepare(own))
+        # Older ones take no absolute URL beside a base URL.
+        place = url.join(target) if type(url)(given).absolute else target
+        response = await self._original(sender, moved.method, place, **options)
         if isinstance(unsent, io.IOBase) and not isinstance(unsent, io.BytesIO | io.StringIO):
             unsent.close()  # as aiohttp closes a file that it has sent
         first = [*response._history, response][0]  # the one that was moved, were it redirected
