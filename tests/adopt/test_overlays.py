@@ -119,6 +119,10 @@ OUTSIDE: dict[str, list[str]] = {
     "environment ignored": [PYTHON, "-E", APP_PATH, URL],
     "isolated behind env": ["env", PYTHON, "-I", APP_PATH, URL],
     "isolated by env -S": ["env", "-S", f"{PYTHON} -I {APP_PATH} {URL}"],
+    "isolated by env -S and its value": ["env", f"-S{PYTHON} -I", APP_PATH, URL],
+    "isolated by env, in full": ["env", f"--split-string={PYTHON} -I", APP_PATH, URL],
+    "isolated in a folder": ["env", "-C", "/", PYTHON, "-I", APP_PATH, URL],
+    "isolated in a folder, in full": ["env", "--chdir=/", PYTHON, "-I", APP_PATH, URL],
     "an empty environment": ["env", "-i", PYTHON, APP_PATH, URL],
     "no PYTHONPATH": ["env", "-u", "PYTHONPATH", PYTHON, APP_PATH, URL],
     "another PYTHONPATH": ["env", "PYTHONPATH=/no", PYTHON, APP_PATH, URL],
@@ -143,13 +147,17 @@ def test_out_of_reach_is_said_and_refused_where_strict(
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("options", ["-I", "-E", "-Es", "-S"])
+FIRST_LINES = [f"{PYTHON} {options}" for options in ("-I", "-E", "-Es", "-S")]
+FIRST_LINES += [f"/usr/bin/env -S {PYTHON} -I", f"/usr/bin/env -vS -u PYTHONPATH {PYTHON}"]
+
+
+@pytest.mark.parametrize("line", FIRST_LINES)
 def test_a_script_whose_first_line_keeps_us_out_is_refused_where_strict(
-    server: RawServer, tmp_path: Path, options: str
+    server: RawServer, tmp_path: Path, line: str
 ) -> None:
     """As Debian's programs have it; the kernel starts the Python, with words that we never see."""
     script = tmp_path / "app"
-    script.write_text(f"#!{interpreter('bare')} {options}\n{APP}", "utf-8")
+    script.write_text("\n".join(filled([f"#!{line}", APP], server)), "utf-8")
     script.chmod(0o755)
     done = start([str(script), server.url], server, "--strict")
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
@@ -163,6 +171,30 @@ def test_a_script_with_an_ordinary_first_line_is_reached(server: RawServer, tmp_
     done = start([str(script), server.url], server, "--strict")
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
     assert server.lines == MOVED
+
+
+@pytest.mark.parametrize(
+    "line", ["-S sh -eu", "-S PYTHONUTF8=1 sh -eu", "-Ssh", "--split-string=sh -eu"]
+)
+def test_a_script_that_env_starts_by_one_word_is_no_hindrance(
+    server: RawServer, tmp_path: Path, line: str
+) -> None:
+    script = tmp_path / "app"
+    script.write_text(f"#!/usr/bin/env {line}\necho started\n", "utf-8")
+    script.chmod(0o755)
+    for words in ([str(script)], ["timeout", "9", str(script)]):
+        done = start(words, server, "--strict")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "started\n", "")
+
+
+@pytest.mark.parametrize("words", [["env", "-S", '"x'], ["env"] * 600 + ["false"]])
+def test_a_look_ahead_that_fails_keeps_no_command_from_its_start(
+    server: RawServer, words: list[str]
+) -> None:
+    bare = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = start(words, server, "--strict")
+    assert (done.returncode, done.stderr) == (bare.returncode, bare.stderr)
+    assert bare.returncode
 
 
 def test_a_zipped_application_is_reached(server: RawServer, tmp_path: Path) -> None:

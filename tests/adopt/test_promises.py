@@ -52,6 +52,18 @@ IGNORING = [
     ["timeout", "-s", "KILL", "--kill-after=9", "1.5m", "python", "-I", "app.py"],
     ["stdbuf", "-o", "L", "python", "-E", "app.py"],
     ["env", "--unset=PYTHONPATH", "python", "app.py"],
+    ["env", "-vSpython -I", "app.py"],
+    ["env", "-u", "A", "-S", "-u PYTHONPATH python", "app.py"],
+    ["/usr/bin/env", "-S uv run python -I", "app.py"],
+    ["taskset", "-c", "0,2-3", "python", "-I", "app.py"],
+    ["chrt", "-b", "0", "python", "-E", "app.py"],
+    ["ionice", "-c", "idle", "python", "-I", "app.py"],
+    ["xargs", "-I", "{}", "-n", "1", "python", "-I", "app.py"],
+    ["timeout", ".5", "time", "-f", "%e", "python", "-I", "app.py"],
+    ["elasticapm-run", "python", "app.py"],
+    ["uv", "run", "--python", "python3", "opentelemetry-instrument", "python", "app.py"],
+    ["poetry", "run", "elasticapm-run", "gunicorn", "app:app"],
+    ["python", "/opt/bin/opentelemetry-instrument", "python", "app.py"],
 ]
 HEARING = [
     ["python", "app.py", "-I"],
@@ -63,6 +75,12 @@ HEARING = [
     ["python", "-", "-I"],
     ["ipython", "-I"],
     ["gunicorn", "app:app"],
+    ["python", "app.py", "tox"],
+    ["python", "-m", "pytest", "opentelemetry-instrument"],
+    ["uv", "run", "pytest", "tests/tox"],
+    ["env", "-C", "python", "gunicorn", "-I"],
+    ["env", "-u", "PYTHONPATH"],
+    ["xargs", "-n", "python", "echo", "-I"],
 ]
 
 

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from itertools import dropwhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,7 +63,9 @@ def run(
     complaints = lenient_settings(environ)[1]
     if complaints:
         environ[IGNORED] = ",".join(complaints)
-    unsupported = unsupported_option(argv)
+    unsupported = None
+    with suppress(Exception):  # a look ahead keeps no command from its start
+        unsupported = unsupported_option(argv)
     wrong = [*complaints.values(), *filter(None, [unsupported])]
     if strict and wrong:
         write_stderr(f"{'; '.join(wrong)}; {argv[0]} was not started")
@@ -82,15 +85,19 @@ def run(
         sys.exit(127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126)
 
 
-#: Commands that start the one behind their own words; of the second kind, words come in between.
-_WRAPPERS = frozenset(["env", "nice", "nohup", "setsid", "stdbuf", "time", "timeout"])
+#: Commands that start the one behind their own words, and their options that take the next word.
+_WRAPPERS = {
+    **dict.fromkeys(["chrt", "nohup", "setsid", "taskset"], ""),
+    "ionice": "-c -n --class --classdata",
+    "nice": "-n --adjustment",
+    "stdbuf": "-e -i -o --error --input --output",
+    "time": "-f -o --format --output",
+    "timeout": "-k -s --kill-after --signal",
+    "xargs": "-E -I -L -P -a -d -n -s --arg-file --delimiter --max-args --max-chars --max-procs",
+}
+#: Of these, any words may come in between; of the second kind, a sitecustomize comes before ours.
 _RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
-
-#: Their options whose value is the next word.
-_VALUED = (
-    *("-e", "-i", "-k", "-n", "-o", "-s"),
-    *("--error", "--input", "--kill-after", "--output", "--signal"),
-)
+_SHADOWING = frozenset(["opentelemetry-instrument", "elasticapm-run"])
 
 _PTH = "`revenuebase-compat pth install` once"
 
@@ -101,31 +108,34 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
     Of scripts that start each other by their first lines it looks at four, as Linux does.
     """
     name, rest = Path(argv[0]).name, argv[1:]
-    if name == "opentelemetry-instrument" and not pth_file().exists():
-        return (
-            "opentelemetry-instrument starts Python with a sitecustomize of its own: put "
-            f"`revenuebase-compat run --` behind it, or {_PTH}"
-        )
+    if name == "env":
+        return _unsupported_by_env(rest, scripts)
+    if name in _RUNNERS | _SHADOWING:
+        behind = [*dropwhile(lambda word: not _leads_to_python(word), rest)]
+        if name in _SHADOWING and not pth_file().exists():
+            return (
+                f"{name} starts Python with a sitecustomize of its own: put "
+                f"`revenuebase-compat run --` behind it, or {_PTH}"
+            )
+        return unsupported_option(behind, scripts) if behind else None
     if _is_python(name):
-        options = _python_options(rest)
+        options, program = _python_options(rest)
         if "S" in options:
             return f"-S has {name} start without site, and so without us"
         ignoring = options & {"I", "E"}
         if ignoring and not pth_file().exists():
             return f"-{min(ignoring)} has {name} ignore PYTHONPATH: {_PTH}"
+        if program and _leads_to_python(program[0]):  # of other scripts the first line is idle
+            return unsupported_option(program, scripts)
         return None
-    if name == "env":
-        return _unsupported_by_env(rest)
-    if name in _RUNNERS:
-        place = next((at for at, word in enumerate(rest) if _is_python(Path(word).name)), None)
-        return None if place is None else unsupported_option(rest[place:])
     if name in _WRAPPERS:
         words = iter(rest)
         for word in words:
-            if word in _VALUED:
+            if word in _WRAPPERS[name].split():
                 next(words, None)
-            elif word[:1] != "-" and not re.fullmatch(r"[0-9.]+[smhd]?", word):  # of timeout
-                return unsupported_option([word, *words])
+            # Past numbers: a time-out, a priority, a list of processors.
+            elif word[:1] != "-" and not re.fullmatch(r"[\d.][\da-fA-Fx.,:-]*[smhd]?", word):
+                return unsupported_option([word, *words], scripts)
         return None
     line = _first_line(argv[0]) if scripts else ""
     shebang = line[2:].strip().split(None, 1) if line.startswith("#!") else []
@@ -133,6 +143,11 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
 
 
 _is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
+
+
+def _leads_to_python(word: str) -> bool:
+    name = Path(word).name
+    return name in _RUNNERS | _SHADOWING or _is_python(name) is not None
 
 
 def _first_line(command: str) -> str:
@@ -145,35 +160,49 @@ def _first_line(command: str) -> str:
     return ""
 
 
-def _unsupported_by_env(words: list[str]) -> str | None:
-    rest = iter(words)
-    for word in rest:
-        if word in ("-i", "-", "--ignore-environment"):
-            return f"env {word} takes all variables away, and so us"
-        if word in ("-S", "--split-string"):
-            return unsupported_option(["env", *shlex.split(next(rest, "")), *rest])
-        variable = next(rest, "") if word in ("-u", "--unset") else word.partition("=")[0]
-        lost = variable == "PYTHONPATH" and BOOT not in word
-        lost = lost or word in ("-uPYTHONPATH", "--unset=PYTHONPATH")
-        if lost and not pth_file().exists():
+#: The options of env that matter, or take the next word, by their short names.
+_ENV = {"--ignore-environment": "-i", "--unset": "-u", "--chdir": "-C", "--split-string": "-S"}
+
+
+def _unsupported_by_env(words: list[str], scripts: int) -> str | None:
+    words, lost = [*words], False
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        if word[:1] == "-":
+            word = _ENV[name] + value if name in _ENV else word
+            # The kernel hands over all behind a script's `#!/usr/bin/env` as one word.
+            [(flags, letter, value)] = re.findall(r"(?s)^-([0iv]*)([CPSau]?)(.*)", word)
+            if "i" in flags or word == "-":
+                return f"env {word} takes all variables away, and so us"
+            if letter and not value:
+                value = words.pop(0) if words else ""
+            if letter == "S":
+                words[:0] = shlex.split(value)
+            lost = lost or (letter == "u" and value == "PYTHONPATH")
+        elif equals:
+            lost = lost or (name == "PYTHONPATH" and BOOT not in value)
+        elif lost and not pth_file().exists():
             return f"env takes our PYTHONPATH away: {_PTH}"
-        if word[:1] != "-" and "=" not in word:
-            return unsupported_option([word, *rest])
+        else:
+            return unsupported_option([word, *words], scripts)
     return None
 
 
-def _python_options(words: list[str]) -> set[str]:
-    """The one-letter options before a script; those with a value of their own are passed over."""
+def _python_options(words: list[str]) -> tuple[set[str], list[str]]:
+    """One-letter options without a value, and from the script's, or module's, name on the rest."""
     found: set[str] = set()
     rest = iter(words)
     for word in rest:
         option = re.match(r"-([^-cmXW]*)([-cmXW]?)(.*)", word, re.DOTALL)
-        if option is None or word in ("-", "--"):
-            break
+        if option is None:
+            return found, [word, *rest]
         letters, last, value = option.groups()
         found.update(letters)
-        if last in ("c", "m"):
+        if last == "m":
+            return found, [*filter(None, [value]), *rest]
+        if last == "c" or word in ("-", "--"):
             break
         if word == "--check-hash-based-pycs" or (last in ("X", "W") and not value):
             next(rest, None)
-    return found
+    return found, []
