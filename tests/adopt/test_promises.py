@@ -64,6 +64,9 @@ IGNORING = [
     ["uv", "run", "--python", "python3", "opentelemetry-instrument", "python", "app.py"],
     ["poetry", "run", "elasticapm-run", "gunicorn", "app:app"],
     ["python", "/opt/bin/opentelemetry-instrument", "python", "app.py"],
+    ["tox", "-e", "py"],
+    ["python", "-Xdev", "-m", "tox"],
+    ["uv", "run", "--group", "dev", "tox"],
 ]
 HEARING = [
     ["python", "app.py", "-I"],

@@ -110,6 +110,11 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
     name, rest = Path(argv[0]).name, argv[1:]
     if name == "env":
         return _unsupported_by_env(rest, scripts)
+    if name == "tox":
+        return (
+            "tox drops our variables: put `revenuebase-compat run --` before what its `commands` "
+            "start, this package into its `deps` and `REVENUEBASE_*` into its `pass_env`"
+        )
     if name in _RUNNERS | _SHADOWING:
         behind = [*dropwhile(lambda word: not _leads_to_python(word), rest)]
         if name in _SHADOWING and not pth_file().exists():
@@ -147,7 +152,7 @@ _is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
 
 def _leads_to_python(word: str) -> bool:
     name = Path(word).name
-    return name in _RUNNERS | _SHADOWING or _is_python(name) is not None
+    return word == "tox" or name in _RUNNERS | _SHADOWING or _is_python(name) is not None
 
 
 def _first_line(command: str) -> str:
