@@ -215,6 +215,26 @@ def test_the_pth_file_reaches_those(server: RawServer, app: Path, options: list[
     assert server.lines == MOVED
 
 
+@pytest.mark.parametrize("words", [[PYTHON, "-I"], ["env", "-u", "PYTHONPATH", PYTHON]])
+@pytest.mark.parametrize("way", ["pth", "bare"])
+def test_the_pth_file_counts_for_the_python_that_it_is_in(
+    server: RawServer, app: Path, way: str, words: list[str]
+) -> None:
+    ours = [str(interpreter("pth")), "-m", "revenuebase_compat", "run", "--strict", "--"]
+    words = [word.replace(PYTHON, str(interpreter(way))) for word in words]
+    done = subprocess.run(
+        [*ours, *words, str(app), server.url],
+        env=variables("run", server.url, **GONE),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    reached = way == "pth"
+    assert (done.returncode, server.lines) == ((0, MOVED) if reached else (2, [])), done.stderr
+    assert done.stderr.count("\n") == (not reached)
+
+
 # --- what patching must not miss ----------------------------------------------------------------
 
 RELOADED = """

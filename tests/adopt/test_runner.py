@@ -532,11 +532,14 @@ def test_a_rehearsal_fails_for_what_would_be_left_to_v1(
     assert [request.path for request in alive.requests] == [path]
 
 
+PTH = "`revenuebase-compat pth install` once in its environment"
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("-I", "-I has python ignore PYTHONPATH: `revenuebase-compat pth install` once"),
-        ("-sE", "-E has python ignore PYTHONPATH: `revenuebase-compat pth install` once"),
+        ("-I", f"-I has python ignore PYTHONPATH: {PTH}"),
+        ("-sE", f"-E has python ignore PYTHONPATH: {PTH}"),
         ("-S", "-S has python start without site, and so without us"),
     ],
 )

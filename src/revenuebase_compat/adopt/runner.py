@@ -99,7 +99,7 @@ _WRAPPERS = {
 _RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
 _SHADOWING = frozenset(["opentelemetry-instrument", "elasticapm-run"])
 
-_PTH = "`revenuebase-compat pth install` once"
+_PTH = "`revenuebase-compat pth install` once in its environment"
 
 
 def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
@@ -117,7 +117,7 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
         )
     if name in _RUNNERS | _SHADOWING:
         behind = [*dropwhile(lambda word: not _leads_to_python(word), rest)]
-        if name in _SHADOWING and not pth_file().exists():
+        if name in _SHADOWING and not _reads_pth((behind or argv)[0]):
             return (
                 f"{name} starts Python with a sitecustomize of its own: put "
                 f"`revenuebase-compat run --` behind it, or {_PTH}"
@@ -128,7 +128,7 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
         if "S" in options:
             return f"-S has {name} start without site, and so without us"
         ignoring = options & {"I", "E"}
-        if ignoring and not pth_file().exists():
+        if ignoring and not _reads_pth(argv[0]):
             return f"-{min(ignoring)} has {name} ignore PYTHONPATH: {_PTH}"
         if program and _leads_to_python(program[0]):  # of other scripts the first line is idle
             return unsupported_option(program, scripts)
@@ -153,6 +153,13 @@ _is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
 def _leads_to_python(word: str) -> bool:
     name = Path(word).name
     return word == "tox" or name in _RUNNERS | _SHADOWING or _is_python(name) is not None
+
+
+def _reads_pth(command: str) -> bool:
+    """Whether a command is of this environment, as its folder tells, with the ``.pth`` file in."""
+    path = shutil.which(command)
+    home = path and Path(path).parent.resolve().parent
+    return home == Path(sys.prefix).resolve() and pth_file().exists()
 
 
 def _first_line(command: str) -> str:
@@ -187,7 +194,7 @@ def _unsupported_by_env(words: list[str], scripts: int) -> str | None:
             lost = lost or (letter == "u" and value == "PYTHONPATH")
         elif equals:
             lost = lost or (name == "PYTHONPATH" and BOOT not in value)
-        elif lost and not pth_file().exists():
+        elif lost and not _reads_pth(word):
             return f"env takes our PYTHONPATH away: {_PTH}"
         else:
             return unsupported_option([word, *words], scripts)
