@@ -33,7 +33,7 @@ STARTS = {
     "import": "import revenuebase_compat.adopt.patching",
     "install_from_environment": """
 from revenuebase_compat.adopt import patching
-patching.install_from_environment(strict=False, rehearse=False)
+patching.install_from_environment()
 """,
     "install": """
 from revenuebase_compat import adopt

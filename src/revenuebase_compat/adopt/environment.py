@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import VARIABLES, Settings
 
 #: The settings that ``run`` found broken, and has spoken of.
 IGNORED = "REVENUEBASE_COMPAT_IGNORED"
+
+#: The sunset of a rehearsal: before whatever day a test suite freezes its clock at.
+REHEARSED_SUNSET: Any = "2000-01-01"
 
 #: Behind what is wrong with a setting.
 WITHOUT = "; without it, the default holds"

@@ -26,6 +26,8 @@ class PatchingFinder:
     on_loaded: Callable[[ModuleType], object] | None = None
     #: Called when a module is looked for; imports nothing, and never raises.
     on_look: Callable[[], object] | None = None
+    #: What ``run`` was asked for, ``strict`` or ``rehearse``; the program may not end it.
+    promised: str | None = None
 
     def __init__(self) -> None:
         self._looking_for: set[str] = set()

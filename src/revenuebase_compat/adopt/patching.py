@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import Settings
 
 from . import interceptor, sdk_names
-from .environment import IGNORED, WITHOUT, lenient_settings
+from .environment import IGNORED, REHEARSED_SUNSET, WITHOUT, lenient_settings
 from .import_hook import FINDER, finished
 
 # All of them now: what patches a library runs inside its import, and must not import then.
@@ -44,6 +45,7 @@ def install(
     """Move this process's v1 requests from now on; called again, it only changes the settings.
 
     The flag of the settings is asked for each request. A key is not needed: requests have theirs.
+    Under ``run``, its ``--strict`` and ``--rehearse`` stay in force.
     A library that another thread is importing is waited for; one that this very thread is in the
     middle of importing is patched when a module is looked for next.
 
@@ -69,26 +71,29 @@ def install(
     patch()
 
 
-def install_from_environment(*, strict: bool, rehearse: bool) -> None:
+def install_from_environment() -> None:
     """``install`` inside an import: patches nothing yet, and does without a setting that is broken.
 
     Raises:
-        ConfigurationError: a setting is wrong, under ``strict``.
+        ConfigurationError: a setting is wrong, under ``run --strict``.
     """
     if interceptor.active is not None:
         return
     settings, complaints = lenient_settings(os.environ)
-    if complaints and strict:
+    if complaints and FINDER.promised:
         raise ConfigurationError("; ".join(complaints.values()))
     ignored = os.environ.get(IGNORED, "").split(",")
     for name, complaint in complaints.items():
         if name not in ignored:
             write_stderr(f"{complaint}{WITHOUT}")
-    _put_in_force(settings, strict, rehearse)
+    _put_in_force(settings)
 
 
 def uninstall() -> None:
     """Undo ``install``; a patch that another tool has wrapped since stays, and does nothing."""
+    if FINDER.promised:  # by `run`, and so not ours to end
+        _put_in_force(lenient_settings(os.environ)[0])
+        return
     interceptor.active = None
     FINDER.on_loaded = FINDER.on_look = None
     # No lock, which a fork could leave held: two threads may have patched the same twice.
@@ -117,7 +122,10 @@ def patch(module: ModuleType | None = None) -> None:
             active.fail_open(error, f"{one.__name__} is left as it is")
 
 
-def _put_in_force(settings: Settings, strict: bool, rehearse: bool) -> None:
+def _put_in_force(settings: Settings, strict: bool = False, rehearse: bool = False) -> None:
+    if FINDER.promised == "rehearse":  # which also holds for settings of the program's own
+        settings, rehearse = replace(settings, v1_sunset=REHEARSED_SUNSET), True
+    strict = strict or bool(FINDER.promised)
     interceptor.active = interceptor.Interceptor(settings, strict=strict, rehearse=rehearse)
     FINDER.on_loaded, FINDER.on_look = patch, _look_again
     FINDER.enable()

@@ -20,14 +20,11 @@ from typing import NoReturn
 from revenuebase_compat.client.process import write_stderr
 
 from . import report as reports
-from .environment import IGNORED, WITHOUT, lenient_settings
+from .environment import IGNORED, REHEARSED_SUNSET, WITHOUT, lenient_settings
 from .pth import pth_file
 from .start import ACTIVE, FLAG
 
 BOOT = str(Path(__file__).resolve().parent / "boot")
-
-#: The sunset of a rehearsal: before whatever day a test suite freezes its clock at.
-REHEARSED_SUNSET = "2000-01-01"
 
 
 def run(

@@ -44,9 +44,11 @@ def start() -> None:
     of that library raises, or the process ends with exit code 2 where it was imported before.
     """
     global _started
-    if os.environ.get(FLAG, "") in OFF or _started:
+    flag = os.environ.get(FLAG, "")
+    if flag in OFF or _started:
         return
     _started = True
+    FINDER.promised = flag if flag in STRICT else None
     os.environ[ACTIVE] = "1"
     FINDER.on_loaded = _install
     FINDER.enable()
@@ -63,16 +65,15 @@ def _install(module: ModuleType) -> None:
 
     No lock: where two threads are here at once, both install the same.
     """
-    flag = os.environ.get(FLAG, "")
     try:
         from . import patching
 
-        patching.install_from_environment(strict=flag in STRICT, rehearse=flag == "rehearse")
+        patching.install_from_environment()
         patching.patch(module)
     except Exception as error:
         if from_handler(error):
             raise  # and patched with the next library
         write_stderr(f"{type(error).__name__}: {error}; nothing is moved here")
-        if flag in STRICT:
+        if FINDER.promised:
             raise
         FINDER.on_loaded = None

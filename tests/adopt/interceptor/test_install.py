@@ -13,7 +13,9 @@ import pytest
 from revenuebase_compat import ApiDeprecationWarning, ConfigurationError, Settings, adopt
 from revenuebase_compat.adopt import patching
 from tests.adopt.interceptor.support import ALIVE, GONE, POINTS, by_requests, cancel, seen
+from tests.support.children import interpreter, prefix, variables
 from tests.support.fault_server import FaultServer
+from tests.support.raw_server import RawServer, reply
 
 # --- installing -------------------------------------------------------------------------------
 
@@ -78,6 +80,54 @@ def test_installing_from_many_threads() -> None:
     assert all(patched())
     adopt.uninstall()
     assert not any(patched())
+
+
+UNDER_RUN = """
+import os, sys
+from revenuebase_compat import Settings, adopt
+base_url = os.environ["REVENUEBASE_BASE_URL"]
+install = lambda: adopt.install(Settings(base_url=base_url, v1_sunset="2999-01-01"))
+{first}
+import urllib.request
+{then}
+body, headers = b'{{"process_id": 1}}', {{"Content-Type": "application/json"}}
+for path in ("/v1/cancel-process", "/v1/batch-process-email"):
+    request = urllib.request.Request(base_url + path, body, headers)
+    try:
+        urllib.request.urlopen(request, timeout=20).read()
+    except Exception as error:
+        print(type(error).__name__)
+"""
+MOVED, CANCEL, START = "/v2/jobs/1/cancel", "/v1/cancel-process", "/v1/batch-process-email"
+
+
+@pytest.mark.parametrize(
+    ("option", "first", "then", "paths"),
+    [
+        ("--rehearse", "install()", "", [MOVED]),
+        ("--rehearse", "", "install()", [MOVED]),
+        ("--rehearse", "", "adopt.uninstall()", [MOVED]),
+        ("--rehearse", "install(); adopt.uninstall()", "", [MOVED]),
+        ("--strict", "adopt.install()", "", [MOVED]),
+        ("--strict", "", "install(); adopt.uninstall()", [MOVED]),
+        ("", "install()", "", [CANCEL, START]),
+        ("", "", "adopt.uninstall()", [CANCEL, START]),
+    ],
+)
+def test_what_run_promises_a_program_does_not_take_back(
+    option: str, first: str, then: str, paths: list[str]
+) -> None:
+    program = UNDER_RUN.format(first=first, then=then)
+    with RawServer(lambda request, number: reply(200, b"done")) as server:
+        done = subprocess.run(
+            [*prefix("run", *option.split()), str(interpreter("bare")), "-c", program],
+            env=variables("run", server.url, REVENUEBASE_V1_SUNSET="2000-01-01"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.stdout == "ApiVersionRetiredError\n" * (paths == [MOVED]), done.stderr
+    assert server.lines == [f"POST {path}" for path in paths]
 
 
 LAZY = """
