@@ -149,8 +149,8 @@ def test_soak() -> None:
     assert record.still_open == 0
     assert log.strange == []
     check_jobs(log, record)
-    # A timer is late by one lag, and so is the task that it wakes.
-    assert log.slowest < TIMEOUT + LATE + 2 * log.lag
+    # A timer is late by one lag, and so is the task that it wakes, at each of three attempts.
+    assert log.slowest < TIMEOUT + LATE + 6 * log.lag
     print(figures(log, record, seconds))
 
 

@@ -3,12 +3,14 @@
 import http.client
 import math
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -653,6 +655,19 @@ def test_wait_ends_quietly_on_ctrl_c_and_on_a_plain_kill(name: str) -> None:
         os.kill(process.pid, signal.Signals[name])
         rest, errors = process.communicate(timeout=10)
     assert (rest, errors, process.returncode) == ("ended\n", "", 0)
+
+
+def test_a_refusal_waits_for_the_rest_of_a_body() -> None:
+    """A client that is still sending would lose its connection, and the answer with it."""
+    with Sandbox(now=datetime(2026, 8, 1, tzinfo=timezone.utc)) as sandbox:
+        with closing(http.client.HTTPConnection(sandbox.base_url[7:], timeout=5)) as connection:
+            connection.putrequest("POST", "/v1/cancel-process")
+            connection.putheader("Transfer-Encoding", "chunked")
+            connection.endheaders()
+            connection.send(b"1\r\n{\r\n")
+            assert select.select([connection.sock], [], [], 0.1)[0] == []
+            connection.send(b"1\r\n}\r\n0\r\n\r\n")
+            assert connection.getresponse().status == 410
 
 
 @BOTH

@@ -329,6 +329,10 @@ class Sandbox:
                 await app(scope, receive, lambda _message: asyncio.sleep(0))
             phrase = reason_phrases.get(status or 0, f"Error {status}")
             app = JSONResponse({"detail": phrase}, status) if status else hang_up
+        if app is not self.app and not (fault and fault[1]):
+            # Else uvicorn closes the connection under a client that still sends.
+            while (await receive()).get("more_body"):
+                pass
         await app(scope, receive, answer)
 
 
