@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from revenuebase_compat.adopt import runner
 from revenuebase_compat.core.routing import bucket
 from revenuebase_compat.testing.sandbox import Sandbox
 from tests.support import AFTER, BEFORE, SUNSET
@@ -253,6 +255,36 @@ def test_a_command_that_cannot_be_run(command: str, code: int) -> None:
 
     assert (done.returncode, done.stdout) == (code, "")
     assert re.fullmatch(f"revenuebase-compat: {re.escape(command)}: .+\n", done.stderr)
+
+
+def test_a_script_without_a_first_line_is_a_shells(tmp_path: Path) -> None:
+    script = tmp_path / "job"
+    script.write_text('echo "$0" "$1"\n', "utf-8")
+    script.chmod(0o755)
+    done = execute([*run(), str(script), "two words"], variables())
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{script} two words\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "C"}])
+def test_the_locale(given: dict[str, str]) -> None:
+    """Python gives itself one where there is none (PEP 538); grep would take files for others."""
+    done = execute([*run(), "env"], variables(**given))
+
+    names = ("LC_", "LANG")
+    found = [line for line in done.stdout.splitlines() if line.startswith(names)]
+    assert found == [f"{name}={text}" for name, text in given.items()]
+
+
+def test_a_runner_finds_the_python_of_the_projects_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", os.defpath)
+    monkeypatch.setattr(runner, "pth_file", lambda: Path(__file__))
+    assert runner.unsupported_option(["uv", "run", python().name, "-I", "app.py"]) is None
+    monkeypatch.setattr(runner, "pth_file", lambda: Path("none"))
+    assert "-I has" in str(runner.unsupported_option(["uv", "run", python().name, "-I", "app.py"]))
 
 
 @pytest.mark.parametrize("old", ["", "/no/such::/other"])

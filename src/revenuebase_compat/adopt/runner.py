@@ -6,6 +6,7 @@ the ``.pth`` file does the same, once it is installed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -47,6 +48,10 @@ def run(
     strict = strict or rehearse
     # Of a run around this one, which has told its own processes.
     environ = {name: text for name, text in os.environ.items() if name not in (ACTIVE, IGNORED)}
+    with suppress(OSError):  # PEP 538: where there is no locale, Python gives itself one
+        given = b"\0" + Path("/proc/self/environ").read_bytes()
+        if b"\0LC_CTYPE=" not in given and environ.get("LC_CTYPE") in ("C.UTF-8", "C.utf8"):
+            del environ["LC_CTYPE"]
     environ[FLAG] = "rehearse" if rehearse else "strict" if strict else "1"
     paths = environ["PYTHONPATH"].split(os.pathsep) if environ.get("PYTHONPATH") else []
     environ["PYTHONPATH"] = os.pathsep.join([BOOT, *(path for path in paths if path != BOOT)])
@@ -75,7 +80,14 @@ def run(
         # Python ignores these, and what is ignored stays so beyond exec.
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
-        os.execvpe(argv[0], argv, environ)  # noqa: S606 (what the user asked for)
+        try:
+            os.execvpe(argv[0], argv, environ)  # noqa: S606 (what the user asked for)
+        except OSError as error:
+            script = shutil.which(argv[0])
+            if error.errno != errno.ENOEXEC or script is None:
+                raise
+            # A script without a first line is a shell's, as for execvp() and env.
+            os.execve("/bin/sh", ["/bin/sh", script, *argv[1:]], environ)  # noqa: S606
     except OSError as error:
         hint = f": give python {argv[0]}" * argv[0].endswith(".py")
         write_stderr(f"{argv[0]}: {error.strerror or error}{hint}")
@@ -114,6 +126,8 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
         )
     if name in _RUNNERS | _SHADOWING:
         behind = [*dropwhile(lambda word: not _leads_to_python(word), rest)]
+        if name in _RUNNERS and behind:  # as a rule, they take it from the project's environment
+            behind[0] = shutil.which(behind[0], path=Path(sys.prefix, "bin")) or behind[0]
         if name in _SHADOWING and not _reads_pth((behind or argv)[0]):
             return (
                 f"{name} starts Python with a sitecustomize of its own: put "

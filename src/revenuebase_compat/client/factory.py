@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+import httpcore  # noqa: F401 (httpx imports it with its first transport, amid the first request)
 import httpx
 
 from revenuebase_compat._version import __version__

@@ -66,7 +66,7 @@ class Sender:
     def _factory(self) -> Factory:
         if self._made is None:
             try:  # by the first call, as httpx is the larger part of what we load
-                made = import_late(f"{__package__}.factory", "httpx").Factory
+                made = import_late(f"{__package__}.factory", "httpx and httpcore").Factory
             except ImportError as error:
                 raise ConfigurationError(f"httpx cannot be imported: {error}") from None
             self._made = made(self._settings, asynchronous=self.asynchronous)

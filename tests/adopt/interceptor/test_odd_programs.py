@@ -198,6 +198,46 @@ def test_a_body_that_cannot_be_read_is_not_sent_without_what_it_held(
     assert raw.lines == []
 
 
+def broken_off() -> Iterator[bytes]:
+    yield BODY
+    raise KeyError("what a body is made of")
+
+
+@quiet
+@both_sides
+@pytest.mark.parametrize("library", ["requests", "http.client", "httpx"])
+def test_a_body_that_breaks_off_is_not_sent_for_what_it_held(
+    raw: RawServer, sunset: dict[str, Any], library: str
+) -> None:
+    send: Send = LIBRARIES[library]
+    bare = failed_as(lambda: send("POST", raw.url + CANCEL, broken_off(), JSON))
+    install(raw, sunset)
+    assert failed_as(lambda: send("POST", raw.url + CANCEL, broken_off(), JSON)) == bare
+    assert raw.lines == []
+
+
+class ByPieces:
+    """A file that wants to know how much to read."""
+
+    def __init__(self) -> None:
+        self._file = io.BytesIO(BODY)
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+
+@quiet
+@both_sides
+def test_a_file_that_wants_a_size_is_left_as_it_is(raw: RawServer, sunset: dict[str, Any]) -> None:
+    install(raw, sunset)
+    with connected(raw) as connection:
+        headers = {**JSON, "Content-Length": str(len(BODY))}
+        connection.request("POST", CANCEL, ByPieces(), headers)
+        assert connection.getresponse().status == 200
+    assert raw.lines == [f"POST {CANCEL}"]
+    assert raw.requests[0].body == BODY
+
+
 # --- aiohttp ----------------------------------------------------------------------------------
 
 

@@ -31,7 +31,7 @@ class _Traced(_Like):
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._thing, name)
-        if not name.startswith("on_"):
+        if not name.startswith(("on_", "_on_")):
             return found
         return _Like(found, send=lambda _, *given: found.send(self._session, *given))
 

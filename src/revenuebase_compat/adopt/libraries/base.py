@@ -135,6 +135,8 @@ async def peek(body: Any) -> tuple[bytes, Any]:
             if start is not None:
                 body.seek(start)
                 return as_bytes(data), body
+        except TypeError:  # it wants a size, as the libraries give it one
+            return b"", body
         except Exception as error:
             if from_handler(error):
                 raise
@@ -160,7 +162,9 @@ async def read_ahead(body: Any, *, asynchronous: bool) -> tuple[bytes, Any]:
         if from_handler(error):
             raise
         replay.error = error  # the sending meets it where it would have met it
-    return b"".join(map(as_bytes, replay.chunks)), replay
+    # Of one that breaks off, nothing is known: it is to meet its error where it would have.
+    seen = b"" if replay.error is not None else b"".join(map(as_bytes, replay.chunks))
+    return seen, replay
 
 
 def as_bytes(text: Any) -> bytes:
