@@ -80,18 +80,22 @@ def run(
         # Python ignores these, and what is ignored stays so beyond exec.
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
-        try:
-            os.execvpe(argv[0], argv, environ)  # noqa: S606 (what the user asked for)
-        except OSError as error:
-            script = shutil.which(argv[0])
-            if error.errno != errno.ENOEXEC or script is None:
-                raise
-            # A script without a first line is a shell's, as for execvp() and env.
-            os.execve("/bin/sh", ["/bin/sh", script, *argv[1:]], environ)  # noqa: S606
+        _become(argv, environ)
     except OSError as error:
         hint = f": give python {argv[0]}" * argv[0].endswith(".py")
         write_stderr(f"{argv[0]}: {error.strerror or error}{hint}")
         sys.exit(127 if isinstance(error, FileNotFoundError | NotADirectoryError) else 126)
+
+
+def _become(argv: list[str], environ: dict[str, str]) -> NoReturn:
+    try:
+        os.execvpe(argv[0], argv, environ)  # noqa: S606 (what the user asked for)
+    except OSError as error:
+        script = shutil.which(argv[0])
+        if error.errno != errno.ENOEXEC or script is None:
+            raise
+    # A script without a first line is a shell's, as for execvp() and env.
+    os.execve("/bin/sh", ["/bin/sh", script, *argv[1:]], environ)  # noqa: S606 (the same)
 
 
 #: Commands that start the one behind their own words, and their options that take the next word.

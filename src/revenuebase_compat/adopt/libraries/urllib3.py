@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import sys
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,16 +24,14 @@ class Urllib3Call(LibraryCall):
     retry: Any = None
     #: Whether a 410 of v1 may be followed.
     may_follow = True
-    _failed: Sequence[Any] = ()
+    _failed: list[Any]
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         (method, url), options = self._given, self._options
-        target = url
+        target, self._failed = url, []
         # Followed to v2, where it can be; else the caller's policy is to have its way.
-        replayable = endpoint.names_job or self.replayable()
-        followed = moved is None and replayable and self.may_follow
-        failed: list[Any] = []
-        self._failed = failed
+        followed = moved is None and self.may_follow
+        followed = followed and (endpoint.names_job or self.replayable())
         if moved is not None:
             method, target = moved.method, to_v2_target(self._base_url, url, moved)
             if endpoint.names_job:
@@ -42,7 +39,7 @@ class Urllib3Call(LibraryCall):
                 about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
                 options = {**options, **about_body}
         policy = _policy(self._owner, options, self.retry)
-        policy.moved = _Moved(self._given, (method, target), followed, failed)
+        policy.moved = _Moved(self._given, (method, target), followed, self._failed)
         response = self._original(self._owner, method, target, **{**options, "retries": policy})
         if getattr(response, "_request_url", None) == target:
             response._request_url = url

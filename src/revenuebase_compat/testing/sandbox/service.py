@@ -262,11 +262,11 @@ class Sandbox:
     def wait(self) -> None:
         """Block until Ctrl-C, SIGTERM or SIGHUP; for the main thread, where signals arrive."""
         ends = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-        found = {one: signal.getsignal(one) for one in ends}
-        before = {one: it for one, it in found.items() if it != signal.SIG_IGN}  # as nohup does
+        before = {one: signal.getsignal(one) for one in ends}
         with suppress(KeyboardInterrupt):
-            for one in before:
-                signal.signal(one, signal.default_int_handler)
+            for one, handler in before.items():
+                if handler != signal.SIG_IGN:  # as nohup has it
+                    signal.signal(one, signal.default_int_handler)
             while self._thread.is_alive():
                 self._thread.join(1)
         for one, handler in before.items():
