@@ -24,7 +24,7 @@ class Urllib3Call(LibraryCall):
     retry: Any = None
     #: Whether a 410 of v1 may be followed.
     may_follow = True
-    _failed: list[Any]
+    _failed: Any = ()
 
     async def send(self, endpoint: Endpoint, moved: Request | None) -> Any:
         (method, url), options = self._given, self._options
