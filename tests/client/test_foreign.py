@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -102,6 +103,40 @@ def test_signal_handlers_exception_passes_at_once(
     event = events[-2]
     named = type(raised).__name__ if isinstance(raised, Exception) else "interrupted"
     assert (event.outcome, event.attempts, event.outcome_unknown) == (named, 1, True)
+
+
+class _Once:
+    """A handler that puts itself out of force before it raises."""
+
+    def method(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise TooLongAsWell(5, "0.1 s")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        _Once().method,
+        partial(_Once.method, _Once()),
+        lambda *given: _Once().method(*given),
+        lambda number, frame=None, *, more=1: _Once().method(number, None),
+    ],
+)
+def test_a_handler_that_is_in_force_no_more_is_known_as_one(
+    handler: Callable[[int, FrameType | None], Any],
+) -> None:
+    with FaultServer() as server, Client(settings(server.base_url)) as client:
+        client.cancel_job(1)
+        server.script(hang())
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            with pytest.raises(TooLongAsWell):
+                client.cancel_job(2)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert [seen.process_id for seen in server.seen] == [1, 2]
 
 
 def test_signal_handlers_exception_passes_while_connecting() -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import CodeType, TracebackType
+    from types import CodeType, FrameType, TracebackType
     from typing import Any
 
 #: What is imported amid a call → the process and the thread that do it by now.
@@ -62,8 +63,8 @@ def from_handler(error: BaseException) -> bool:
 
 def raised_by_handler(error: BaseException) -> BaseException | None:
     """Of an exception and what led to it, the first that a signal handler raised."""
-    handlers = set(_signal_handlers())
-    chain = [one for one in causes(error) if not handlers.isdisjoint(_codes(one))]
+    codes = set(_signal_handlers())
+    chain = [one for one in causes(error) if _is_of_handler(one, codes)]
     return chain[-1] if chain else None
 
 
@@ -83,8 +84,25 @@ def frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
         traceback = traceback.tb_next
 
 
-def _codes(error: BaseException) -> Iterator[CodeType]:
-    return (one.tb_frame.f_code for one in frames(error.__traceback__))
+def _is_of_handler(error: BaseException, codes: set[CodeType]) -> bool:
+    before = None
+    for traceback in frames(error.__traceback__):
+        frame = traceback.tb_frame
+        # One that is in force no more was given a number, and the frame that it interrupted.
+        if frame.f_code in codes or (before is not None and _was_given(frame, before)):
+            return True
+        before = frame
+    return False
+
+
+def _was_given(frame: FrameType, interrupted: FrameType) -> bool:
+    code, held = frame.f_code, frame.f_locals
+    count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4)  # *args
+    given: list[Any] = []
+    for name in code.co_varnames[:count]:
+        value = held.get(name)
+        given += value if isinstance(value, tuple) else (value,)
+    return any(two is interrupted and isinstance(one, int) for one, two in pairwise(given))
 
 
 def _signal_handlers() -> Iterator[CodeType]:
