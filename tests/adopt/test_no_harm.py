@@ -423,6 +423,15 @@ def test_aiohttp_with_a_serialiser_of_its_own_sends_what_that_one_makes() -> Non
     same_bytes(lambda url: asyncio.run(by_session(url, lambda: {"json": {1, 2}}, **options)))
 
 
+def test_aiohttp_refuses_two_bodies_as_bare() -> None:
+    job = {"process_id": 42}
+    with RawServer(lambda request, number: reply()) as server:
+        adopt.install(Settings(base_url=server.url, **GONE))
+        with pytest.raises(ValueError, match="data and json"):
+            asyncio.run(by_session(server.url + CANCEL, lambda: {"json": job, "data": job}))
+    assert server.requests == []
+
+
 def test_answers_stay_readable_when_uninstalled_meanwhile() -> None:
     with RawServer(lambda request, number: reply(200, b"x" * 100_000)) as server:
         adopt.install(Settings(base_url=server.url, **GONE))

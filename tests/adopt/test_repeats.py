@@ -196,6 +196,22 @@ def test_a_policy_repeats_what_it_would_have_repeated_by_both_methods(
         assert seen in (bare[0], twin[0])
 
 
+@pytest.mark.parametrize("answer", ["503 with Retry-After", "nothing", "503 at first", "200"])
+def test_a_query_that_urllib3_encodes_is_known_again(answer: str) -> None:
+    def send(url: str, method: str, policy: Any) -> Any:
+        with urllib3.connectionpool.connection_from_url(url, timeout=5) as pool:
+            path = url[url.index("/v1/") :] + "?for=night run#end"
+            got: Any = pool.urlopen(method, path, BODY, HEADERS, retries=policy)
+            return got.status, got.geturl(), [one.url for one in got.retries.history]
+
+    method, path, _ = ROWS["poll"]
+    with RawServer(ANSWERS[answer]) as server:
+        bare = outcome(send, server, method, path, "caller's class")
+        adopt.install(Settings(base_url=server.url, **GONE))
+        assert outcome(send, server, method, path, "caller's class") == bare
+        assert server.lines[0] == "GET /v2/jobs/42?for=night%20run"
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("row", ["poll", "cancel", "download"])
 @pytest.mark.parametrize("send", SENDERS)

@@ -314,6 +314,16 @@ def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path, name: str) -> Non
     assert "\n" not in str(refused.value)
 
 
+def test_a_report_in_a_directory_that_is_gone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigurationError, match="No such file or directory"):
+        prepare("report.jsonl")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_file_that_is_not_writable_is_refused(path: Path) -> None:
     path.chmod(0o400)

@@ -85,8 +85,8 @@ def prepare(path: str) -> str:
     Raises:
         ConfigurationError: it is no regular file, cannot be written, or holds something else.
     """
-    absolute = os.path.abspath(path)
     try:
+        absolute = os.path.abspath(path)  # of a current directory that may be gone
         if os.path.islink(absolute) or (os.path.exists(absolute) and not os.path.isfile(absolute)):
             raise OSError("a folder, a symlink or a device")
         with os.fdopen(os.open(absolute, os.O_RDWR | _FLAGS, 0o600), "rb") as lines:

@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
-from itertools import dropwhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -98,21 +97,36 @@ def _become(argv: list[str], environ: dict[str, str]) -> NoReturn:
     os.execve("/bin/sh", ["/bin/sh", script, *argv[1:]], environ)  # noqa: S606 (the same)
 
 
-#: Commands that start the one behind their own words, and their options that take the next word.
+#: Commands that start another one: how many words of their own come before it, and their options
+#: that take the next word.
 _WRAPPERS = {
-    **dict.fromkeys(["chrt", "nohup", "setsid", "taskset"], ""),
-    "ionice": "-c -n --class --classdata",
-    "nice": "-n --adjustment",
-    "stdbuf": "-e -i -o --error --input --output",
-    "time": "-f -o --format --output",
-    "timeout": "-k -s --kill-after --signal",
-    "xargs": "-E -I -L -P -a -d -n -s --arg-file --delimiter --max-args --max-chars --max-procs",
+    **dict.fromkeys(["dumb-init", "nohup", "setsid", "tini"], (0, "")),
+    **dict.fromkeys(["chrt", "gosu", "su-exec", "taskset"], (1, "")),
+    "flock": (1, "-E -w --conflict-exit-code --timeout --wait"),
+    "ionice": (0, "-c -n --class --classdata"),
+    "nice": (0, "-n --adjustment"),
+    "stdbuf": (0, "-e -i -o --error --input --output"),
+    "time": (0, "-f -o --format --output"),
+    "timeout": (1, "-k -s --kill-after --signal"),
+    "xargs": (
+        *(0, "-E -I -L -P -a -d -n -s --arg-file --delimiter --max-args --max-chars --max-procs"),
+    ),
 }
-#: Of these, any words may come in between; of the second kind, a sitecustomize comes before ours.
+#: Those with options too many to know; of the second kind, a sitecustomize comes before ours.
 _RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
 _SHADOWING = frozenset(["opentelemetry-instrument", "elasticapm-run"])
+#: Their own words before the program, and options whose value may look like one.
+_COMMANDS = frozenset(["env", "exec", "run", "tool", "x"])
+_NAMING = frozenset(["--extra", "--from", "--group", "--only-group", "--package", "--with", "-k"])
 
 _PTH = "`revenuebase-compat pth install` once in its environment"
+_DROPPING = {
+    "tox": (
+        "put `revenuebase-compat run --` before what its `commands` start, this package into its "
+        "`deps` and `REVENUEBASE_*` into its `pass_env`"
+    ),
+    **dict.fromkeys(["sudo", "doas"], "put `revenuebase-compat run --` behind it"),
+}
 
 
 def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
@@ -123,14 +137,13 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
     name, rest = Path(argv[0]).name, argv[1:]
     if name == "env":
         return _unsupported_by_env(rest, scripts)
-    if name == "tox":
-        return (
-            "tox drops our variables: put `revenuebase-compat run --` before what its `commands` "
-            "start, this package into its `deps` and `REVENUEBASE_*` into its `pass_env`"
-        )
+    if name in _DROPPING:
+        return f"{name} drops our variables: {_DROPPING[name]}"
     if name in _RUNNERS | _SHADOWING:
-        behind = [*dropwhile(lambda word: not _leads_to_python(word), rest)]
+        behind = _program(rest)
         if name in _RUNNERS and behind:  # as a rule, they take it from the project's environment
+            if behind[0].endswith(".py"):  # by that Python, whatever its first line says
+                return None
             behind[0] = shutil.which(behind[0], path=Path(sys.prefix, "bin")) or behind[0]
         if name in _SHADOWING and not _reads_pth((behind or argv)[0]):
             return (
@@ -149,25 +162,40 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
             return unsupported_option(program, scripts)
         return None
     if name in _WRAPPERS:
+        own, valued = _WRAPPERS[name]
         words = iter(rest)
         for word in words:
-            if word in _WRAPPERS[name].split():
+            if word in valued.split():
                 next(words, None)
-            # Past numbers: a time-out, a priority, a list of processors.
-            elif word[:1] != "-" and not re.fullmatch(r"[\d.][\da-fA-Fx.,:-]*[smhd]?", word):
+            elif word[:1] != "-" and not own:
                 return unsupported_option([word, *words], scripts)
+            elif word[:1] != "-":
+                own -= 1
         return None
     line = _first_line(argv[0]) if scripts else ""
     shebang = line[2:].strip().split(None, 1) if line.startswith("#!") else []
     return unsupported_option([*shebang, argv[0], *rest], scripts - 1) if shebang else None
 
 
-_is_python = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?").fullmatch
+_is_python = re.compile(r"(python|pypy)[0-9.]*t?(-dbg)?(\.exe)?").fullmatch
+
+
+def _program(words: list[str]) -> list[str]:
+    """Of a runner's words, those from the program on that it starts."""
+    before = ""
+    for place, word in enumerate(words):
+        if word[:1] != "-" and word not in _COMMANDS:
+            # Behind an option it may be its value.
+            surely = before[:1] != "-" or before == "--"
+            if surely or (before not in _NAMING and _leads_to_python(word)):
+                return words[place:]
+        before = word
+    return []
 
 
 def _leads_to_python(word: str) -> bool:
     name = Path(word).name
-    return word == "tox" or name in _RUNNERS | _SHADOWING or _is_python(name) is not None
+    return word in _DROPPING or name in _RUNNERS | _SHADOWING or _is_python(name) is not None
 
 
 def _reads_pth(command: str) -> bool:
@@ -197,7 +225,8 @@ def _unsupported_by_env(words: list[str], scripts: int) -> str | None:
         word = words.pop(0)
         name, equals, value = word.partition("=")
         if word[:1] == "-":
-            word = _ENV[name] + value if name in _ENV else word
+            for long in _ENV:  # which may be cut short
+                word = _ENV[long] + value if name[2:] and long.startswith(name) else word
             # The kernel hands over all behind a script's `#!/usr/bin/env` as one word.
             [(flags, letter, value)] = re.findall(r"(?s)^-([0iv]*)([CPSau]?)(.*)", word)
             if "i" in flags or word == "-":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from itertools import pairwise
 
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
 if TYPE_CHECKING:
@@ -98,11 +97,14 @@ def _is_of_handler(error: BaseException, codes: set[CodeType]) -> bool:
 def _was_given(frame: FrameType, interrupted: FrameType) -> bool:
     code, held = frame.f_code, frame.f_locals
     count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4)  # *args
-    given: list[Any] = []
+    number = None
     for name in code.co_varnames[:count]:
-        value = held.get(name)
-        given += value if isinstance(value, tuple) else (value,)
-    return any(two is interrupted and isinstance(one, int) for one, two in pairwise(given))
+        given = held.get(name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is interrupted and isinstance(number, int):
+                return True
+            number = value
+    return False
 
 
 def _signal_handlers() -> Iterator[CodeType]:

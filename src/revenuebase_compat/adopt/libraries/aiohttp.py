@@ -137,7 +137,8 @@ def _request(original: Any) -> Any:
                 kw["headers"] = [*kw["headers"]]  # as it can be read only once
             headers = chain(self._default_headers, kw.get("headers") or ())
             endpoint = active.endpoint(method.upper(), *where, headers)
-        if active is None or endpoint is None:
+        refused = kw.get("data") is not None and kw.get("json") is not None
+        if active is None or endpoint is None or refused:
             return await original(self, method, str_or_url, **kw)
         # Raised from within, it would show the URL of v2, and end a rehearsal at the 410.
         check = kw.pop("raise_for_status", None)

@@ -39,10 +39,12 @@ class Urllib3Call(LibraryCall):
                 about_body = {"body": None, "headers": headers, "chunked": False, "body_pos": None}
                 options = {**options, **about_body}
         policy = _policy(self._owner, options, self.retry)
-        policy.moved = _Moved(self._given, (method, target), followed, self._failed)
+        moved_to = _Moved(self._given, (method, target), followed, self._failed)
+        policy.moved = moved_to
         response = self._original(self._owner, method, target, **{**options, "retries": policy})
-        if getattr(response, "_request_url", None) == target:
-            response._request_url = url
+        sent: Any = getattr(response, "_request_url", None)
+        if moved_to.covers(method, sent):
+            response._request_url = moved_to.shown(sent)
         policy = getattr(response, "retries", None)
         if isinstance(policy, _Policy):
             del policy.moved
@@ -95,6 +97,18 @@ class _Moved(NamedTuple):
     #: The error of each attempt that the policy was asked about; ``None`` of one with an answer.
     failed: list[Any]
 
+    def covers(self, method: Any, url: Any) -> bool:
+        """Whether that is what is sent; urllib3 encodes the query in its own way."""
+        return bool(url) and (method, _path(url)) == (self.sent[0], _path(self.sent[1]))
+
+    def shown(self, url: str) -> str:
+        """That URL as the caller is to see it."""
+        return _path(self.given[1]) + url.removeprefix(_path(url))
+
+
+def _path(url: str) -> str:
+    return url.partition("?")[0]
+
 
 class _Policy:
     """Mixed into the caller's own ``Retry``: it decides on a request that has two methods.
@@ -120,8 +134,8 @@ class _Policy:
 
     def increment(self, method: Any = None, url: Any = None, *args: Any, **kw: Any) -> Any:
         self.moved.failed.append(kw.get("error"))
-        if (method, url) == self.moved.sent:
-            url = self.moved.given[1]
+        if self.moved.covers(method, url):
+            url = self.moved.shown(url)
             if self._is_method_retryable(method):  # type: ignore[attr-defined]
                 method = self.moved.given[0]
         return super().increment(method, url, *args, **kw)  # type: ignore[misc]
@@ -178,7 +192,7 @@ def urlopen(original: Any) -> Any:
             sent = self.headers if headers is None else headers
             endpoint = active.endpoint(method, self.scheme, self.host, self.port, url, sent)
             retries = kw.get("retries")
-            again = isinstance(retries, _Policy) and retries.moved.sent == (method, url)
+            again = isinstance(retries, _Policy) and retries.moved.covers(method, url)
             if endpoint is not None and kw.get("multiplexed"):
                 active.out_of_reach(endpoint, "a multiplexed answer of urllib3-future")
             elif endpoint is not None and not again:
