@@ -214,22 +214,26 @@ def test_warnings_point_at_the_line_of_the_caller_under_asyncio(server: FaultSer
 
 
 class Counted:
-    """Answers truthfully, a little later, and counts how many requests it holds at once."""
+    """Counts the requests that it holds at once, and answers once it has held that many."""
 
-    def __init__(self, seconds: float) -> None:
-        self.now = self.peak = 0
-        self._seconds = seconds
-        self._lock = threading.Lock()
+    def __init__(self, most: int) -> None:
+        self.now = self.seen = self.peak = 0
+        self._most = most
+        self._changed = threading.Condition()
 
     def fault(self) -> Fault:
         return Fault("counted", self._write, applied=True)
 
     def _write(self, exchange: Exchange) -> Iterator[bytes]:
-        with self._lock:
+        with self._changed:
             self.now += 1
+            self.seen += 1
             self.peak = max(self.peak, self.now)
-        time.sleep(self._seconds)
-        with self._lock:
+            self._changed.notify_all()
+            if self.seen > 1:  # the first goes alone
+                self._changed.wait_for(lambda: self.peak >= self._most, timeout=5)
+        time.sleep(0.003)  # in which one too many would come
+        with self._changed:
             self.now -= 1
         yield from HEALTHY.write(exchange)
 
@@ -238,14 +242,14 @@ class Counted:
 def test_as_many_at_once_as_was_asked_for_and_no_more(
     cancel: Cancel, server: FaultServer, most: int
 ) -> None:
-    counted = Counted(0.03)
+    counted = Counted(most)
     server.always(counted.fault())
     assert len(cancel(settings(server), range(1, 3 * most + 1), concurrency=most)) == 3 * most
-    assert 0.8 * most <= counted.peak <= most
+    assert counted.peak == most
 
 
 def test_those_waited_for_do_not_count_but_their_looks_do(server: FaultServer) -> None:
-    counted = Counted(0.003)
+    counted = Counted(2)
     server.always(counted.fault())
     with Client(settings(server)) as client:
         began = time.monotonic()
