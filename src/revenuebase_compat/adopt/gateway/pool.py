@@ -13,7 +13,7 @@ import sys
 from base64 import b64encode
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -53,8 +53,8 @@ class Connection(asyncio.Protocol):
         self._error: BaseException | None = None
         self._sending: asyncio.Task[None] | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
+    def connection_made(self, transport: Any) -> None:
+        self.transport: asyncio.Transport = transport
 
     def data_received(self, data: bytes) -> None:
         if self in self._pool.free:
@@ -96,24 +96,21 @@ class Connection(asyncio.Protocol):
             finally:
                 timer.cancel()
 
-    async def more(self) -> None:
-        """Have ``http`` hold more than it does, or know of the end; raises ``UPSTREAM_ERRORS``."""
-        if not self._ended:
-            if self._held > _HIGH_WATER:
-                self.transport.resume_reading()
-            self._held = 0
-            self._has_news.clear()
-            await self._wait(self._has_news)
-        elif self._error is not None:
-            raise self._error
-        elif self.http.their_state is not h11.SEND_BODY:
-            raise h11.RemoteProtocolError("the server closed the connection without an answer")
-        else:
-            self.http.receive_data(b"")
-
     async def _event(self) -> Any:
+        """What comes next, or ``UPSTREAM_ERRORS``."""
         while (event := self.http.next_event()) is h11.NEED_DATA:
-            await self.more()
+            if not self._ended:
+                if self._held > _HIGH_WATER:
+                    self.transport.resume_reading()
+                self._held = 0
+                self._has_news.clear()
+                await self._wait(self._has_news)
+            elif self._error is not None:
+                raise self._error
+            elif self.http.their_state is not h11.SEND_BODY:
+                raise h11.RemoteProtocolError("the server closed the connection without an answer")
+            else:
+                self.http.receive_data(b"")
         return event
 
     async def exchange(
@@ -127,8 +124,7 @@ class Connection(asyncio.Protocol):
             # Beside the reading, as an answer may come before the body has ended.
             self._sending = asyncio.ensure_future(self._send_body(body))
         while not isinstance(event := await self._event(), h11.Response):
-            if event.status_code == 101:
-                raise h11.RemoteProtocolError("101 Switching Protocols, which nobody asked for")
+            pass  # an interim answer; h11 itself refuses a 101, as nobody asks for an upgrade
         if event.status_code > 599:
             raise h11.RemoteProtocolError(f"{event.status_code} is no HTTP status")
         # Where a body may not be, one may be all the same; it would be the next answer's start.
@@ -180,7 +176,7 @@ class Pool:
 
     def __init__(self, settings: Settings) -> None:
         self._upstream = parts = urlsplit(settings.base_url)
-        self._host, self._port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        self._host = parts.hostname or ""
         self._timeout = settings.timeout
         self._first = _proxy(settings, self._host) or parts  # what a connection is made to
         self._context = tls_context(settings)
@@ -239,14 +235,13 @@ class Pool:
             except BaseException:
                 connection.close()
                 raise
-            assert transport is not None  # noqa: S101
             inner.connection_made(transport)
             return inner
 
     async def _tunnel(self, connection: Connection, proxy: SplitResult) -> None:
         name, word = (unquote(part or "").encode() for part in (proxy.username, proxy.password))
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        authority = f"{host}:{self._port}".encode()
+        upstream = self._upstream  # an https:// one, as others are on loopback
+        authority = (upstream.netloc if upstream.port else f"{upstream.netloc}:443").encode()
         headers = [(b"Host", authority)]
         if name:
             headers.append((b"Proxy-Authorization", b"Basic " + b64encode(name + b":" + word)))
