@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from datetime import datetime
 from time import monotonic
@@ -247,29 +247,23 @@ class _Call(Incoming):
     async def _move(self, endpoint: Endpoint, process_id: int | None) -> Answer:
         # A streamed body can be sent once; one that names a job is dropped on the way to v2.
         context, replayable = self._gateway.context, self._body is None
-        steps = rewrite.move(context, endpoint, process_id, replayable=replayable)
+        steps = rewrite.move(context, endpoint, process_id, replayable=replayable, leave=self._left)
         moved: Request | None = None
         reply: Response | bool | None = None
-        try:
+        with closing(steps), suppress(StopIteration):
             while True:
                 command = steps.send(reply)
                 if isinstance(command, EvaluateFlag):
                     reply = await flags.ask_async(self._settings.v2_flag, command.context)
                     continue
                 moved = command.request
-                if moved is None:
-                    self._left(endpoint)
-                else:
+                if moved is not None:
                     self._to_v2(endpoint, moved)
-                answer = await self._forward()
+                try:
+                    answer = await self._forward()
+                except UPSTREAM_ERRORS as error:
+                    steps.throw(error)  # which the event shall name, and which comes out again
                 reply = Response(answer.status, answer.headers)
-        except StopIteration:
-            pass
-        except UPSTREAM_ERRORS as error:
-            steps.throw(error)  # which the event shall name
-            raise
-        finally:
-            steps.close()
         if moved is None:
             return answer
         status = rewrite.to_v1_status(endpoint, answer.status)
@@ -328,15 +322,13 @@ class _Call(Incoming):
         gateway = self._gateway
         base = f"{gateway.origin[0]}://{gateway.netloc}{self.target}"
         url = rewrite.to_v1_location(base, location.decode("latin-1"))
-        try:
+        with suppress(ValueError, KeyError):  # no URL, or none of http
             parts = urlsplit(url)
-            ours = rewrite.origin(f"{parts.scheme}://{parts.netloc}")
-        except (ValueError, KeyError):  # no URL, or none of http
-            return url.encode("latin-1")
-        if ours[:3] == gateway.origin and f"{parts.path}/".startswith(f"{gateway.prefix}/"):
-            here = self.host  # without one (HTTP/1.0), the path alone tells as much
-            parts = parts._replace(netloc=here, path=parts.path[len(gateway.prefix) :])
-            url = parts._replace(scheme="http" if here else "").geturl() or "/"
+            ours = rewrite.origin(f"{parts.scheme}://{parts.netloc}")[:3] == gateway.origin
+            if ours and f"{parts.path}/".startswith(f"{gateway.prefix}/"):
+                here = self.host  # without one (HTTP/1.0), the path alone tells as much
+                parts = parts._replace(netloc=here, path=parts.path[len(gateway.prefix) :])
+                url = parts._replace(scheme="http" if here else "").geturl() or "/"
         return url.encode("latin-1")
 
 
