@@ -38,6 +38,7 @@ from revenuebase_compat import (
     Settings,
     TransportError,
 )
+from revenuebase_compat.client.process import import_late, is_unfinished
 from tests.conftest import TEST_KEY
 from tests.support.fault_server import (
     End,
@@ -321,6 +322,30 @@ def call_amid_the_first(base_url: str) -> None:
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     first.join(10)
+
+
+def test_a_handler_just_after_an_import_of_a_call_finds_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imported_late.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    found: list[object] = []
+
+    def strike(frame: FrameType, event: str, _: object) -> Any:
+        module = sys.modules.get("imported_late")
+        if module is not None and not is_unfinished(module) and not found:
+            found.append(None)
+            found.append(import_late("imported_late"))
+        return strike
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: strike if frame.f_code is import_late.__code__ else None)
+    try:
+        made = import_late("imported_late")
+    finally:
+        sys.settrace(before)
+        sys.modules.pop("imported_late", None)
+    assert found == [None, made]
 
 
 # --- the end of the program -------------------------------------------------------------------

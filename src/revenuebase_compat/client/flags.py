@@ -12,7 +12,7 @@ from revenuebase_compat.core.errors import ConfigurationError
 from revenuebase_compat.core.settings import VARIABLES
 
 from .notices import log
-from .process import from_handler, import_late
+from .process import from_handler, import_late, is_unfinished
 
 if TYPE_CHECKING:
     from revenuebase_compat.core.events import RouteContext
@@ -55,7 +55,7 @@ def _imported(setting: str, name: str) -> object:
 def _is_unfinished(module: str) -> bool:
     parts = module.split(".")
     held = [sys.modules.get(".".join(parts[:end])) for end in range(1, len(parts) + 1)]
-    return any(getattr(getattr(one, "__spec__", None), "_initializing", False) for one in held)
+    return any(map(is_unfinished, held))
 
 
 def ask(flag: Any, context: RouteContext) -> bool | None:

@@ -11,7 +11,7 @@ import sys
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import CodeType, FrameType, TracebackType
+    from types import CodeType, FrameType, ModuleType, TracebackType
     from typing import Any
 
 #: What is imported amid a call → the process and the thread that do it by now.
@@ -27,6 +27,9 @@ def import_late(name: str, instead: str = "") -> Any:
     from importlib import import_module
     from threading import get_ident  # gevent's, where it has patched
 
+    held = sys.modules.get(name)
+    if held is not None and not is_unfinished(held):
+        return held
     by, here = _importing.get(name), (os.getpid(), get_ident())
     if by is not None and (by[0] != here[0] or by == here):
         raise ImportError(
@@ -38,6 +41,11 @@ def import_late(name: str, instead: str = "") -> Any:
         return import_module(name)
     finally:
         _importing.pop(name, None)
+
+
+def is_unfinished(module: ModuleType | None) -> bool:
+    """Whether a module is in the middle of its import."""
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 def write_stderr(text: str) -> None:
