@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import formatdate
@@ -261,16 +261,14 @@ class Sandbox:
 
     def wait(self) -> None:
         """Block until Ctrl-C, SIGTERM or SIGHUP; for the main thread, where signals arrive."""
-        ends = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-        before = {one: signal.getsignal(one) for one in ends}
-        with suppress(KeyboardInterrupt):
-            for one, handler in before.items():
-                if handler != signal.SIG_IGN:  # as nohup has it
-                    signal.signal(one, signal.default_int_handler)
+        with ExitStack() as stack, suppress(KeyboardInterrupt):
+            for end in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+                before = signal.getsignal(end)
+                if before != signal.SIG_IGN:  # as nohup has it
+                    stack.callback(signal.signal, end, before)
+                    signal.signal(end, signal.default_int_handler)
             while self._thread.is_alive():
                 self._thread.join(1)
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
     def _count(self, key: bytes, now: datetime) -> tuple[bool, dict[str, str]]:
         """Whether a request is one too many in a rolling minute, and what the headers say."""
