@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 from contextlib import suppress
 from typing import Any, BinaryIO, NoReturn
 
@@ -103,7 +102,7 @@ class Journal:
             raise
 
     def _read(self, file: BinaryIO) -> None:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if not os.path.isfile(file.fileno()):
             self._refuse("is no regular file")  # a device may be read for ever
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -71,10 +71,8 @@ def writing(stream: TextIO) -> Iterator[None]:
         yield
         stream.flush()
     except (OSError, ValueError) as error:
-        with suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
         why = f"stdout: {getattr(error, 'strerror', None) or error}"
         raise OutputLost("" if isinstance(error, BrokenPipeError) else why) from None
 
