@@ -51,16 +51,12 @@ class _WrappedLines(HelpFormatter):
         )
 
 
-def _checked(make: Callable[[str], Any], wrong: str) -> Callable[[str], Any]:
-    """``make`` as a type, in whose ``wrong`` words ``{0}`` is the text and ``{1}`` the error."""
-
-    def made(text: str) -> Any:
-        try:
-            return make(text)
-        except ValueError as error:
-            raise ArgumentTypeError(wrong.format(text, error)) from None
-
-    return made
+def _checked(make: Callable[[str], Any], wrong: str, text: str) -> Any:
+    """What ``make`` makes; in the ``wrong`` words ``{0}`` is the text and ``{1}`` the error."""
+    try:
+        return make(text)
+    except ValueError as error:
+        raise ArgumentTypeError(wrong.format(text, error)) from None
 
 
 def _file_name(text: str) -> str:
@@ -75,10 +71,11 @@ def _whole(what: str, most: int, text: str) -> int:
     return int(text)
 
 
-_process_id = _checked(check_process_id, "{1}")
-_seconds = _checked(lambda text: check_wait(float(text)), "{0!r}: give seconds from 0 to 86400")
+_process_id = partial(_checked, check_process_id, "{1}")
+_NO_SECONDS = "{0!r}: give seconds from 0 to 86400"
+_seconds = partial(_checked, lambda text: check_wait(float(text)), _NO_SECONDS)
 _NO_DATE = "{0!r} is no date: give ISO 8601, such as 2026-07-07 or 2026-07-07T12:00:00Z"
-_date = _checked(parse_date, _NO_DATE)
+_date = partial(_checked, parse_date, _NO_DATE)
 _port, _count = partial(_whole, "port", 65_535), partial(_whole, "count", 999_999_999)
 
 _FLAG = {"action": "store_true"}
@@ -101,8 +98,7 @@ def _add_jobs(command: Callable[..., Any]) -> None:
     add("--quiet", **_FLAG, help="no progress and no table: errors only")
     add("--yes", **_FLAG, help=f"cancel more than {ASK_FROM} jobs without asking at the terminal")
     add("--sandbox", **_FLAG, help="cancel in an embedded sandbox that holds them; needs no key")
-    words = "which version a cancel would go to, and why; sends nothing"
-    add = command("route", "plan", words)
+    add = command("route", "plan", "which version a cancel would go to, and why; sends nothing")
     add("process_ids", metavar="ID", nargs="+", type=_process_id)
     add("--at", metavar="DATE", type=_date, help="as if it were that date")
     add("--json", **_JSON)
@@ -121,8 +117,7 @@ def _add_programs(command: Callable[..., Any]) -> None:
     words = "run a command whose v1 requests are moved, with no line of it changed"
     add = command("run", "bridge", words, usage="%(prog)s\n       [options] -- CMD ...")
     add("--strict", **_FLAG, help="raise where a request cannot be moved")
-    words = "strict, and v1 counts as gone: what still needs it raises"
-    add("--rehearse", **_FLAG, help=words)
+    add("--rehearse", **_FLAG, help="strict, and v1 counts as gone: what still needs it raises")
     add("--report", metavar="FILE", help="append each v1 request, and its fate")
     add("argv", metavar="CMD", nargs=REMAINDER)
     add = command("report", "bridge", "what run --report FILE wrote: who still speaks v1")
