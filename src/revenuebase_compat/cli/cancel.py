@@ -106,8 +106,8 @@ class Batch:
         self.refused: dict[int, JobRecord] = {}  #: for their rate, and given up
         self.routes: dict[int, Route | None] = {}
         self.unread, self.why = "", ""  #: why nothing more is started, if not for Ctrl-C
-        runtime, before, total = client.runtime, self.records.values(), len(ids)
-        self.display = Display(before, total, runtime.monotonic, self.silent)
+        runtime = client.runtime
+        self.display = Display(self.records.values(), len(ids), runtime.monotonic, self.silent)
         runtime = runtime._replace(settings=replace(client.settings, on_event=self.on_event))
         hooks = (self.on_start, self.display.looked, self.display.paused)
         self.jobs = CancelJobs(runtime, self.todo, CONCURRENCY, self.wait, call_site(), *hooks)

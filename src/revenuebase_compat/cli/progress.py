@@ -91,11 +91,11 @@ class Display:
             done = counts.total()
             left, finished = self._total - done, done - self._before
             first, below = f"{done}/{self._total}  {rate}/min", [_listed(counts)]
-            if finished and not states:
-                each = (now - self._began - self._paused) / finished
-                first += f"  {span(self._jobs.pauses(left) + left * each)} left"
             if states:
                 below.append(f"{self._jobs.under_way} under way: {_listed(states)}")
+            elif finished:
+                each = (now - self._began - self._paused) / finished
+                first += f"  {span(self._jobs.pauses(left) + left * each)} left"
             if self.stopping:
                 below.append(self.stopping)
             elif self._resumes > now:
