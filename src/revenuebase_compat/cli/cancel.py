@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -172,7 +171,7 @@ class Batch:
 
     def show_row(self, one: JobRecord) -> None:
         if self.given.json:
-            self.attempt(show, json.dumps(one))
+            self.attempt(show, one)
 
     def attempt(self, write: Callable[..., object], *what: object, **facts: object) -> None:
         """Write to stdout or the journal; where that fails, nothing more is started."""

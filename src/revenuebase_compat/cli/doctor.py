@@ -5,7 +5,6 @@ Looks at the environment and at what is installed. Sends nothing, and never show
 
 from __future__ import annotations
 
-import json
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -49,8 +48,7 @@ def doctor(arguments: Namespace) -> int:
     findings = report(os.environ, datetime.now(timezone.utc))
     for item in findings:
         line = f"{item.severity:<8} {item.about:<8} {item.name}: {item.value} ({item.note})"
-        text, indent = (json.dumps(item._asdict()), None) if arguments.json else (line, 9)
-        show(text, indent=indent)
+        show(item._asdict() if arguments.json else line, indent=9)
     wrong = {item.about for item in findings if item.severity == "problem"}
     return 2 if "setting" in wrong else 1 if wrong else 0
 

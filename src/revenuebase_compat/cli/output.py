@@ -5,6 +5,7 @@ No encoding, no closed or full stream, and no reader who leaves ends in a traceb
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -77,13 +78,14 @@ def writing(stream: TextIO) -> Iterator[None]:
         raise OutputLost("" if isinstance(error, BrokenPipeError) else why) from None
 
 
-def show(text: str, style: str = "", indent: int | None = None) -> None:
+def show(what: str | dict[str, Any], style: str = "", indent: int | None = None) -> None:
     """Lines of the result; in a style, where stdout is a terminal and rich is installed.
 
     With an ``indent`` a line is wrapped that the terminal is too narrow for, and its rest indented.
+    A ``dict`` is one line of JSON, and never wrapped.
     """
-    text = printable(text, kept="\n")
-    if indent is not None:
+    text = printable(what if isinstance(what, str) else json.dumps(what), kept="\n")
+    if indent is not None and isinstance(what, str):
         room = columns()
         wrap = TextWrapper(room, "", " " * min(indent, room // 3), break_on_hyphens=False)
         text = "\n".join(map(wrap.fill, text.split("\n")))

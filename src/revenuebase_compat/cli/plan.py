@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from datetime import datetime, timezone
 
@@ -29,14 +28,13 @@ def route(arguments: Namespace) -> int:
             except ApiVersionRetiredError as error:
                 code = 1
                 if arguments.json:
-                    show(json.dumps(failed(job, error)))
+                    show(failed(job, error))
                 else:
                     complain(str(error), type(error).__name__)
                 continue
             start, why = f"job {job}: ", explain(found, client.settings)
             row, line = {"process_id": job, "ok": True, **_facts(found)}, f"{start}{found}: {why}"
-            text, indent = (json.dumps(row), None) if arguments.json else (line, len(start))
-            show(text, indent=indent)
+            show(row if arguments.json else line, indent=len(start))
     return code
 
 
@@ -48,7 +46,7 @@ def timeline(arguments: Namespace) -> int:
         if arguments.json:
             facts = {"from": start, "phase": phase, "share": one.share, "flag": one.flag}
             routes = [{**_facts(route), "percent": percent} for route, percent in shares]
-            show(json.dumps({**facts, "routes": routes}))
+            show({**facts, "routes": routes})
         else:
             where = ", ".join(f"{percent:.4g} % {route or RETIRED}" for route, percent in shares)
             flag = "; the flag is asked first" * one.flag
