@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import uvicorn
+import uvicorn
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -23,17 +22,8 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def make_server(app: Callable[..., Any], **options: Any) -> uvicorn.Server:
-    """A uvicorn server of ``make_config``."""
-    import uvicorn
-
-    return uvicorn.Server(make_config(app, **options))
-
-
 def make_config(app: Callable[..., Any], http: Any = "h11", **options: Any) -> uvicorn.Config:
     """For a server that writes nothing by itself and adds no headers; ``options`` are uvicorn's."""
-    import uvicorn
-
     return uvicorn.Config(
         app,
         interface="asgi3",

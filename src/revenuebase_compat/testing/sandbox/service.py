@@ -23,11 +23,12 @@ from tempfile import TemporaryDirectory
 from typing import IO
 from uuid import uuid4
 
+import uvicorn
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from revenuebase_compat.client.serving import listen, make_server
+from revenuebase_compat.client.serving import listen, make_config
 
 from .app import ENVELOPE_NAMES, build_app
 from .jobs import SAMPLES, STATES, Job, Verdict, cost_of, extension
@@ -244,7 +245,7 @@ class Sandbox:
         self._socket = listen("127.0.0.1", self.port)
         self._folder = TemporaryDirectory(prefix="revenuebase-sandbox-")
         self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = make_server(self._serve, timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(make_config(self._serve, timeout_graceful_shutdown=1))
         serving = self._server.serve(sockets=[self._socket])
         self._thread = threading.Thread(target=asyncio.run, args=(serving,), daemon=True)
         self._thread.start()
