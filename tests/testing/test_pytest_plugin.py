@@ -73,7 +73,7 @@ def test_nothing_leaks_from_test_to_test(pytester: pytest.Pytester) -> None:
         assert not [name for name in os.environ if name.startswith("REVENUEBASE_")]
         assert "no_proxy" not in os.environ
         assert (memory.default_client, memory.retired_at, memory.clock) == (None, {}, None)
-        assert memory.throttle.last == {}
+        assert memory.noticed == {}
     """
     )
     pytester.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=3)

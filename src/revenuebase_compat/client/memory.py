@@ -12,40 +12,33 @@ from typing import Any
 NOTICE_INTERVAL = 3600.0
 
 
-class NoticeThrottle:
-    """When each notice was logged last, and how often it was left out since; thread-safe.
+class ProcessMemory:
+    """All that calls of one process share; thread-safe.
 
     Without a lock: a signal handler may wait for a thread that logs, a fork would leave it held.
     """
 
     def __init__(self) -> None:
-        #: The counter gives the number left out so far.
-        self.last: dict[object, tuple[float, Iterator[int]]] = {}
-        #: base URL → the earliest sunset that the server announced.
-        self.announced: dict[str, datetime] = {}
-
-    def suppressed(self, key: object, at: float) -> int | None:
-        """How often ``key`` was left out until ``at`` (monotonic); ``None``: leave it out again."""
-        mine = at, count()
-        since, left_out = entry = self.last.setdefault(key, mine)
-        if entry is not mine and 0 <= at - since < NOTICE_INTERVAL:
-            next(left_out)
-            return None
-        self.last[key] = mine
-        return 0 if entry is mine else next(left_out)
-
-
-class ProcessMemory:
-    """All that calls of one process share."""
-
-    def __init__(self) -> None:
         #: base URL → monotonic time of the last 410 from v1.
         self.retired_at: dict[str, float] = {}
-        self.throttle = NoticeThrottle()
+        #: base URL → the earliest sunset that the server announced.
+        self.announced: dict[str, datetime] = {}
+        #: Notice → when it was logged last; the counter gives the number left out since.
+        self.noticed: dict[object, tuple[float, Iterator[int]]] = {}
         #: The ``Client`` of ``cancel_job()``.
         self.default_client: Any = None
         #: The time for clients that were given no clock; ``None``: the real one.
         self.clock: Callable[[], datetime] | None = None
+
+    def suppressed(self, key: object, at: float) -> int | None:
+        """How often ``key`` was left out until ``at`` (monotonic); ``None``: leave it out again."""
+        mine = at, count()
+        since, left_out = entry = self.noticed.setdefault(key, mine)
+        if entry is not mine and 0 <= at - since < NOTICE_INTERVAL:
+            next(left_out)
+            return None
+        self.noticed[key] = mine
+        return 0 if entry is mine else next(left_out)
 
     def reset(self) -> None:
         """Forget everything, and close the default client."""
@@ -58,8 +51,8 @@ class ProcessMemory:
         """Make what is remembered older, for tests that move a clock: monotonic time cannot be."""
         for url in self.retired_at:
             self.retired_at[url] -= seconds
-        last = self.throttle.last
-        last.update({key: (at - seconds, left_out) for key, (at, left_out) in last.items()})
+        for key, (at, left_out) in self.noticed.items():
+            self.noticed[key] = at - seconds, left_out
 
     @contextmanager
     def put_aside(self) -> Iterator[None]:

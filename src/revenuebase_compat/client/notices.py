@@ -81,7 +81,7 @@ def warn_at(site: CallSite, message: str) -> None:
 
 def log(key: object, level: Level, message: str, **extra: object) -> None:
     """Log, unless the same key was logged within the last hour."""
-    left_out = memory.throttle.suppressed(key, time.monotonic())
+    left_out = memory.suppressed(key, time.monotonic())
     if left_out is not None:
         _say(level, message, left_out, **extra)
 
@@ -168,11 +168,11 @@ def tell(notice: Notice, site: CallSite | None = None) -> None:
     ``site`` is where the user called, should that line no longer be on the stack.
     """
     kind, route, settings, endpoint = notice.kind, notice.route, notice.settings, notice.endpoint
-    announced, url, sunset = memory.throttle.announced, settings.base_url, settings.v1_sunset
+    announced, url, sunset = memory.announced, settings.base_url, settings.v1_sunset
     if notice.sunset is not None:
         announced[url] = min(notice.sunset, announced.get(url, notice.sunset))
     reason = route.reason.value if route else None
-    left_out = memory.throttle.suppressed((kind, endpoint.name, reason), notice.at)
+    left_out = memory.suppressed((kind, endpoint.name, reason), notice.at)
     # Only before a request: an error made of a warning must never eat the result of a cancel.
     warns = kind is NoticeKind.USES_V1 or kind is NoticeKind.MIGRATED
     if left_out is None and not warns:
