@@ -124,13 +124,11 @@ class _Call(Call):
 
     def send(self) -> Steps[AttemptOutcome]:
         """Decide on the version, and send; what a definite answer asks for, on the other too."""
-        key = self.settings.api_key
-        if key is None:
-            missing = "is missing: set the variable, or give Settings(api_key=…)"
-            raise errors.ConfigurationError(
-                f"api_key (REVENUEBASE_API_KEY) {missing}", process_id=self.process_id
-            )
-        self.key = key
+        if self.settings.api_key is None:
+            words = "api_key (REVENUEBASE_API_KEY) is missing: set the variable, or give "
+            words += "Settings(api_key=…)"
+            raise errors.ConfigurationError(words, process_id=self.process_id)
+        self.key = self.settings.api_key
         yield from self.decide(self.process_id)
         answer = yield from self.send_with_retries(self.version, self.endpoint)
         other = self.fallback_route(answer)
@@ -214,9 +212,9 @@ class _Call(Call):
         already, ended = errors.AlreadyCancelledError, errors.NotCancellableError
         expected = self.maybe_applied or returned
         if code == NOT_CANCELLABLE:
-            raise self.refusal(ended, answer, code=code, outcome_unknown=False)
+            raise self.refusal(ended, answer, outcome_unknown=False)
         if code == ALREADY_CANCELLED and not expected:
-            raise self.refusal(already, answer, code=code)
+            raise self.refusal(already, answer)
         found = yield from self.read_status()
         state, status = "could not be read", None
         if isinstance(found, Job):
@@ -226,8 +224,7 @@ class _Call(Call):
                     return self.result(found)
                 raise self.refusal(already, answer, code=ALREADY_CANCELLED)
         if code == ALREADY_CANCELLED:
-            remark = f", but its status {state}"
-            raise self.refusal(already, answer, remark, code=code, outcome_unknown=True)
+            raise self.refusal(already, answer, f", but its status {state}", outcome_unknown=True)
         if status in (JobStatus.COMPLETED, JobStatus.ERROR):
             raise self.refusal(ended, answer, code=NOT_CANCELLABLE, outcome_unknown=False)
         if isinstance(found, Response) and found.status == 400:
