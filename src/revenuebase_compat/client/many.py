@@ -122,7 +122,6 @@ class Jobs:
 class _Threads(Jobs):
     """With a thread for each job under way, which nothing keeps alive but its job."""
 
-    #: Jobs that were started and have not finished.
     under_way = 0
     #: Whether the ``next`` job may start, and waits for a thread to take it.
     granted = False

@@ -45,7 +45,6 @@ class Secret:
         self._bytes = self._text.encode("utf-8", "replace")
 
     def reveal(self) -> str:
-        """The text."""
         return self._text
 
     def hide(self, data: bytes) -> bytes:
@@ -83,10 +82,8 @@ class Rollout(NamedTuple):
 
     def share(self, now: datetime) -> float:
         """The share in force at ``now``, in percent."""
-        for start, share in reversed(self.steps):
-            if start is None or start <= now:
-                return share
-        return 0.0
+        begun = [share for start, share in self.steps if start is None or start <= now]
+        return begun[-1] if begun else 0.0
 
 
 @dataclass(frozen=True, init=False)
@@ -375,5 +372,4 @@ def _callable(name: str, value: object) -> object:
 
 
 def check_already_cancelled(value: object) -> str:
-    """``"raise"`` or ``"return"``, checked."""
     return _choice("already_cancelled", value, ("raise", "return"))
