@@ -329,9 +329,7 @@ def test_name_that_resolves_slowly(kind: str, monkeypatch: pytest.MonkeyPatch) -
 def test_time_out_names_the_time_that_was_asked_for() -> None:
     with FaultServer() as server, Client(settings(server.base_url, timeout=0.2)) as client:
         server.always(hang())
-        with pytest.raises(
-            CancelTimeoutError, match=r"gave no answer within 0\.2 s at \S+: the answer"
-        ):
+        with pytest.raises(CancelTimeoutError, match=r"gave no answer within 0\.2 s at "):
             client.cancel_job(1)
 
 
