@@ -182,9 +182,9 @@ def test_an_overlay_of_our_environment_is_in_force(tmp_path: Path) -> None:
 # --- what cannot be moved -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0"])
 def test_strict_raises_for_the_same_server_by_its_other_name(host: str) -> None:
-    other = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}[host]
+    other = "localhost" if host == "127.0.0.1" else "127.0.0.1"
     with RawServer(lambda request, number: reply()) as server:
         for path in ("/v1/credits", "/v1/process-email?metadata=true"):
             method = "GET" if "credits" in path else "POST"

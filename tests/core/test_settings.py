@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from revenuebase_compat import ApiVersionRetiredError, ConfigurationError, Settings
-from revenuebase_compat.core.settings import Secret
+from revenuebase_compat.core.settings import Secret, is_local
 from tests.conftest import TEST_KEY
 from tests.core.test_errors import everything_shown
 from tests.core.test_routing import decided
@@ -517,3 +517,15 @@ def test_settings_work_or_are_refused_whatever_is_given(name: str, value: object
         for now in (BEFORE, SUNSET, AFTER):
             with contextlib.suppress(ApiVersionRetiredError):
                 decided(settings, now)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.2", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"]
+)
+def test_is_local(host: str) -> None:
+    assert is_local(host)
+
+
+@pytest.mark.parametrize("host", ["api.revenuebase.ai", "10.0.0.1", "::ffff:10.0.0.1", "", "x:y"])
+def test_is_not_local(host: str) -> None:
+    assert not is_local(host)

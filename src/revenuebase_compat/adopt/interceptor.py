@@ -29,7 +29,7 @@ from revenuebase_compat.core.endpoints import BY_V1_CALL, CANCEL, CREDITS, START
 from revenuebase_compat.core.errors import ApiVersionRetiredError, CancelError, ConfigurationError
 from revenuebase_compat.core.routes import V1
 from revenuebase_compat.core.routing import EvaluateFlag
-from revenuebase_compat.core.settings import Settings, is_loopback
+from revenuebase_compat.core.settings import Settings, is_local
 
 from . import rewrite
 from .libraries.base import LibraryCall, as_bytes
@@ -169,7 +169,7 @@ class Interceptor:
     ) -> None:
         base_url = self.settings.base_url
         # localhost and 127.0.0.1 are one server, by two names.
-        alias = is_loopback(self.host) and is_loopback(host.strip("[]"))
+        alias = is_local(self.host) and is_local(host.strip("[]"))
         alias = alias and port == rewrite.origin(base_url)[2]
         # Other APIs have a /v1/credits, too, and a key in that header with it.
         ours = endpoint is not CREDITS or "revenuebase" in host

@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ForwardRef
 
 from revenuebase_compat.client import flags
 from revenuebase_compat.client.process import from_handler, write_stderr
@@ -150,16 +151,28 @@ def _look_again() -> None:
                         raise
 
 
+def _package(name: str | None) -> str:
+    return (name or "").partition(".")[0]
+
+
 def _wrap_points(module: ModuleType) -> None:
     *_, ours, points = LIBRARIES[module.__name__]
     for kind, name in points:
         owner = getattr(module, kind)
         # By getattr: another tool's wrapper must be bound to the class before it is called.
         original = getattr(owner, name)
-        if hasattr(original, PATCH_MARK):
-            continue
+        if hasattr(original, PATCH_MARK) or not hasattr(type(original), "__get__"):
+            continue  # which a test's double lacks
+        covers = any(one[:2] == (owner, name) for one in _applied)
+        if covers and _package(getattr(original, "__module__", None)) != _package(module.__name__):
+            continue  # a wrapper, or a test's double, which is to see what the program sends
         wrapper = functools.update_wrapper(getattr(_WRAPPERS[ours], name)(original), original)
         del wrapper.__wrapped__  # by which other tools undo what they take for their own
         setattr(wrapper, PATCH_MARK, True)
+        with suppress(NameError, SyntaxError):  # the library's names are not to be looked for here
+            wrapper.__annotations__ = {
+                argument: ForwardRef(of, module=wrapper.__module__) if isinstance(of, str) else of
+                for argument, of in wrapper.__annotations__.items()
+            }
         setattr(owner, name, wrapper)
         _applied.append((owner, name, wrapper, original))

@@ -276,6 +276,13 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or bool(getattr(_address(host), "is_loopback", False))
 
 
+def is_local(host: str) -> bool:
+    """Whether what connects to a host name or address stays on this machine, as to ``0.0.0.0``."""
+    address: Any = _address(host)
+    address = getattr(address, "ipv4_mapped", None) or address
+    return is_loopback(str(address or host)) or bool(getattr(address, "is_unspecified", False))
+
+
 def _address(host: str) -> IPv4Address | IPv6Address | None:
     from ipaddress import ip_address
 

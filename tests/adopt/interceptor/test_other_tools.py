@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import http.client
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from typing import Any, get_type_hints
 
+import aiohttp
+import httpcore
 import httpx
 import pytest
 import requests
@@ -24,7 +29,10 @@ from tests.adopt.interceptor.support import (
     ALIVE,
     CANCEL,
     GONE,
+    Send,
+    by_aiohttp,
     by_async_httpx,
+    by_http_client,
     by_httpx,
     by_requests,
     by_urllib3,
@@ -142,6 +150,72 @@ def test_a_wrapper_that_knows_no_manners(server: FaultServer) -> None:
     adopt.uninstall()
     assert urllib3.HTTPConnectionPool.urlopen is urlopen
     urllib3.HTTPConnectionPool.urlopen = ours  # type: ignore[method-assign]
+
+
+POINTS: list[tuple[Any, str, Send]] = [
+    (http.client.HTTPConnection, "request", by_http_client),
+    (urllib3.HTTPConnectionPool, "urlopen", by_urllib3),
+    (httpcore.ConnectionPool, "handle_request", by_httpx(httpx)),
+    (httpcore.AsyncConnectionPool, "handle_async_request", by_async_httpx(httpx)),
+    (aiohttp.ClientSession, "_request", by_aiohttp),
+]
+
+
+class Taken(Exception):
+    """By a test's double, which saw the request."""
+
+
+class Double:
+    """As it is called on the class: bare, and so without the object."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def __call__(self, *args: Any, **kw: Any) -> Any:
+        self.given.append(repr((args, kw, [getattr(one, "url", None) for one in args])))
+        raise Taken
+
+    def function(self) -> Any:
+        return lambda *args, **kw: self(*args, **kw)
+
+
+@pytest.mark.parametrize(("owner", "name", "send"), POINTS)
+@pytest.mark.parametrize("settings", [GONE, ALIVE])
+def test_what_is_laid_over_ours_sees_v1_whatever_is_imported_later(
+    owner: Any, name: str, send: Send, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = Double()
+    adopt.install(Settings(**settings), strict=True)
+    monkeypatch.setattr(owner, name, double.function())
+    adopt.install(Settings(**settings), strict=True)
+    sys.modules.pop("this_is_looked_for", None)
+    with pytest.raises(ImportError):
+        import_module("this_is_looked_for")
+    with pytest.raises(Taken):
+        cancel(send, "https://api.revenuebase.ai")
+    [given] = double.given
+    assert "/v1/cancel-process" in given
+
+
+@pytest.mark.parametrize(("owner", "name", "send"), POINTS[:4])
+def test_a_double_that_is_no_function_is_called_as_bare(
+    owner: Any, name: str, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = Double()
+    monkeypatch.setattr(owner, name, double)
+    adopt.install(Settings(**GONE), strict=True)
+    assert vars(owner)[name] is double
+    monkeypatch.undo()
+    adopt.install(Settings(**GONE), strict=True)
+    assert hasattr(vars(owner)[name], patching.PATCH_MARK)
+
+
+@pytest.mark.parametrize(("owner", "name"), [point[:2] for point in POINTS[:4]])
+def test_annotations_are_found_as_bare(owner: Any, name: str) -> None:
+    adopt.uninstall()
+    bare = get_type_hints(getattr(owner, name))
+    adopt.install(Settings(**GONE), strict=True)
+    assert get_type_hints(getattr(owner, name)) == bare
 
 
 @respx.mock

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from revenuebase_compat.adopt import rewrite
 from revenuebase_compat.client import notices, serving
 from revenuebase_compat.core.errors import ConfigurationError
-from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_loopback
+from revenuebase_compat.core.settings import DEFAULT_BASE_URL, Settings, is_local, is_loopback
 
 from .app import Gateway
 from .messages import own_headers
@@ -216,7 +216,7 @@ def listen(upstream: str, host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(f"port (--port) {port}: {error.strerror}; give another") from None
     _, name, to, _ = rewrite.origin(upstream)
-    local = is_loopback(name) or name in ("0.0.0.0", "::")  # noqa: S104
+    local = is_local(name)
     if local and to == sock.getsockname()[1]:
         sock.close()
         raise ConfigurationError(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import Headers, to_v1_body, to_v2_headers, to_v2_target
-from revenuebase_compat.core.endpoints import OWN_REQUEST_EXTENSION, Endpoint, Request
+from revenuebase_compat.core.endpoints import OWN_REQUEST_EXTENSION
 
 from .base import LibraryCall, clone, read_ahead
+
+if TYPE_CHECKING:  # at run time, the annotations of what is wrapped are to find their own Request
+    from revenuebase_compat.core.endpoints import Endpoint, Request
 
 
 class HttpcoreCall(LibraryCall):
