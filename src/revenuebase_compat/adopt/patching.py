@@ -100,8 +100,10 @@ def uninstall() -> None:
     # No lock, which a fork could leave held: two threads may have patched the same twice.
     for applied in reversed([*_applied]):
         owner, name, wrapper, original = applied
-        if vars(owner).get(name) is wrapper:
+        now = vars(owner).get(name)
+        if now is wrapper:
             setattr(owner, name, original)
+        if now is wrapper or _is_bare(owner, now):
             _applied.remove(applied)
     sdk_names.remove()
 
@@ -151,8 +153,11 @@ def _look_again() -> None:
                         raise
 
 
-def _package(name: str | None) -> str:
-    return (name or "").partition(".")[0]
+def _is_bare(owner: Any, function: Any) -> bool:
+    """Whether it is the library's own function; not a wrapper over it, nor a test's double."""
+    names = [getattr(one, "__module__", None) or "" for one in (owner, function)]
+    same = names[0].partition(".")[0] == names[1].partition(".")[0]
+    return same and not hasattr(function, PATCH_MARK)
 
 
 def _wrap_points(module: ModuleType) -> None:
@@ -161,11 +166,11 @@ def _wrap_points(module: ModuleType) -> None:
         owner = getattr(module, kind)
         # By getattr: another tool's wrapper must be bound to the class before it is called.
         original = getattr(owner, name)
-        if hasattr(original, PATCH_MARK) or not hasattr(type(original), "__get__"):
-            continue  # which a test's double lacks
-        covers = any(one[:2] == (owner, name) for one in _applied)
-        if covers and _package(getattr(original, "__module__", None)) != _package(module.__name__):
-            continue  # a wrapper, or a test's double, which is to see what the program sends
+        double = isinstance(original, functools.partial) or not hasattr(type(original), "__get__")
+        if hasattr(original, PATCH_MARK) or double:
+            continue  # a test's double is not given the object that it is called on
+        if not _is_bare(owner, original) and any(one[:2] == (owner, name) for one in _applied):
+            continue  # it lies over ours, and is to see what the program sends
         wrapper = functools.update_wrapper(getattr(_WRAPPERS[ours], name)(original), original)
         del wrapper.__wrapped__  # by which other tools undo what they take for their own
         setattr(wrapper, PATCH_MARK, True)

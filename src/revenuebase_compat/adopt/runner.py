@@ -100,12 +100,15 @@ def _become(argv: list[str], environ: dict[str, str]) -> NoReturn:
 #: Commands that start another one: how many words of their own come before it, and their options
 #: that take the next word.
 _WRAPPERS = {
-    **dict.fromkeys(["dumb-init", "nohup", "setsid", "tini"], (0, "")),
-    **dict.fromkeys(["chrt", "gosu", "su-exec", "taskset"], (1, "")),
+    **dict.fromkeys(["nohup", "setsid"], (0, "")),
+    **dict.fromkeys(["gosu", "su-exec", "taskset"], (1, "")),
+    "chrt": (1, "-D -P -T --sched-deadline --sched-period --sched-runtime"),
+    "dumb-init": (0, "-r --rewrite"),
     "flock": (1, "-E -w --conflict-exit-code --timeout --wait"),
     "ionice": (0, "-c -n --class --classdata"),
     "nice": (0, "-n --adjustment"),
     "stdbuf": (0, "-e -i -o --error --input --output"),
+    "tini": (0, "-e -p"),
     "time": (0, "-f -o --format --output"),
     "timeout": (1, "-k -s --kill-after --signal"),
     "xargs": (
@@ -115,9 +118,15 @@ _WRAPPERS = {
 #: Those with options too many to know; of the second kind, a sitecustomize comes before ours.
 _RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
 _SHADOWING = frozenset(["opentelemetry-instrument", "elasticapm-run"])
-#: Their own words before the program, and options whose value may look like one.
+#: Their own words before the program, and options of theirs that take no word.
 _COMMANDS = frozenset(["env", "exec", "run", "tool", "x"])
-_NAMING = frozenset(["--extra", "--from", "--group", "--only-group", "--package", "--with", "-k"])
+_FLAGS = frozenset(
+    [
+        *("--", "-q", "-v", "--active", "--all-extras", "--all-groups", "--dev", "--exact"),
+        *("--frozen", "--isolated", "--locked", "--no-cache", "--no-config", "--no-dev"),
+        *("--no-default-groups", "--no-project", "--no-sync", "--offline", "--quiet", "--verbose"),
+    ]
+)
 
 _PTH = "`revenuebase-compat pth install` once in its environment"
 _DROPPING = {
@@ -185,9 +194,9 @@ def _program(words: list[str]) -> list[str]:
     before = ""
     for place, word in enumerate(words):
         if word[:1] != "-" and word not in _COMMANDS:
-            # Behind an option it may be its value.
-            surely = before[:1] != "-" or before == "--"
-            if surely or (before not in _NAMING and _leads_to_python(word)):
+            # Behind another option it may be its value, but for a Python.
+            surely = before[:1] != "-" or before in _FLAGS
+            if surely or (word not in _DROPPING and _leads_to_python(word)):
                 return words[place:]
         before = word
     return []

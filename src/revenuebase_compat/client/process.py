@@ -92,14 +92,29 @@ def frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
 
 
 def _is_of_handler(error: BaseException, codes: set[CodeType]) -> bool:
-    before = None
+    before, running = None, set(_stack())
     for traceback in frames(error.__traceback__):
         frame = traceback.tb_frame
-        # One that is in force no more was given a number, and the frame that it interrupted.
-        if frame.f_code in codes or (before is not None and _was_given(frame, before)):
+        if frame.f_code in codes:
+            return True
+        # One that is in force no more was given a number, and the frame that it interrupted. Of a
+        # frame that goes on, a look at the variables would keep them, before Python 3.13.
+        ended = frame not in running and not frame.f_code.co_flags & _SUSPENDS
+        if ended and before is not None and _was_given(frame, before):
             return True
         before = frame
     return False
+
+
+#: Of generators, coroutines and asynchronous generators.
+_SUSPENDS = 0x20 | 0x80 | 0x200
+
+
+def _stack() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(2)  # one that holds itself would be garbage
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _was_given(frame: FrameType, interrupted: FrameType) -> bool:

@@ -82,8 +82,10 @@ class Rollout(NamedTuple):
 
     def share(self, now: datetime) -> float:
         """The share in force at ``now``, in percent."""
-        begun = [share for start, share in self.steps if start is None or start <= now]
-        return begun[-1] if begun else 0.0
+        for start, share in reversed(self.steps):
+            if start is None or start <= now:
+                return share
+        return 0.0
 
 
 @dataclass(frozen=True, init=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import http.client
 import logging
 import socket
 import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
+from weakref import ref
 
 import aiohttp
 import httpx
@@ -69,6 +72,27 @@ def test_before_a_request_is_sent_we_fail_open(
     with pytest.raises(error):
         cancel(send, server.base_url, 44)
     assert len(server.seen) == 2
+
+
+def test_two_failures_at_once_keep_nothing_alive() -> None:
+    """What an exception's frames hold, a look at it must not hold."""
+
+    def fails(event: CancelEvent) -> None:
+        raise LookupError
+
+    def call() -> ref[Any]:
+        connection = http.client.HTTPConnection("127.0.0.1:9")
+        with pytest.raises(OSError, match="refused"):
+            connection.request("POST", CANCEL, b'{"process_id": 42}', {"x-key": KEY})
+        return ref(connection)
+
+    adopt.install(Settings(base_url="http://127.0.0.1:9", on_event=fails, **GONE))
+    call()
+    gc.disable()
+    try:
+        assert call()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_clock_that_fails_is_no_reason_not_to_send(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, get_type_hints
+from unittest.mock import MagicMock, Mock
 
 import aiohttp
 import httpcore
@@ -161,6 +162,9 @@ POINTS: list[tuple[Any, str, Send]] = [
 ]
 
 
+NOWHERE = "http://127.0.0.1:9"
+
+
 class Taken(Exception):
     """By a test's double, which saw the request."""
 
@@ -185,14 +189,14 @@ def test_what_is_laid_over_ours_sees_v1_whatever_is_imported_later(
     owner: Any, name: str, send: Send, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     double = Double()
-    adopt.install(Settings(**settings), strict=True)
+    adopt.install(Settings(base_url=NOWHERE, **settings), strict=True)
     monkeypatch.setattr(owner, name, double.function())
-    adopt.install(Settings(**settings), strict=True)
+    adopt.install(Settings(base_url=NOWHERE, **settings), strict=True)
     sys.modules.pop("this_is_looked_for", None)
     with pytest.raises(ImportError):
         import_module("this_is_looked_for")
     with pytest.raises(Taken):
-        cancel(send, "https://api.revenuebase.ai")
+        cancel(send, NOWHERE)
     [given] = double.given
     assert "/v1/cancel-process" in given
 
@@ -201,13 +205,41 @@ def test_what_is_laid_over_ours_sees_v1_whatever_is_imported_later(
 def test_a_double_that_is_no_function_is_called_as_bare(
     owner: Any, name: str, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    double = Double()
-    monkeypatch.setattr(owner, name, double)
-    adopt.install(Settings(**GONE), strict=True)
-    assert vars(owner)[name] is double
+    for double in (Double(), functools.partial(Double())):
+        monkeypatch.setattr(owner, name, double)
+        adopt.install(Settings(**GONE), strict=True)
+        assert vars(owner)[name] is double
     monkeypatch.undo()
     adopt.install(Settings(**GONE), strict=True)
     assert hasattr(vars(owner)[name], patching.PATCH_MARK)
+
+
+@pytest.mark.parametrize(("owner", "name", "send"), POINTS)
+def test_a_double_that_was_there_first_sees_what_is_sent(owner: Any, name: str, send: Send) -> None:
+    """In one test after the other, each of which installs us, and takes us back."""
+    for _ in range(2):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            double = Double()
+            monkeypatch.setattr(owner, name, double.function())
+            adopt.install(Settings(base_url=NOWHERE, **GONE), strict=True)
+            with pytest.raises(Taken):
+                cancel(send, NOWHERE)
+            assert "/v2/jobs/42/cancel" in double.given[0]
+        adopt.uninstall()
+
+
+@pytest.mark.parametrize("kind", [Mock, MagicMock])
+def test_an_answer_of_a_mock_of_urllib3s_inside_is_handed_on(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = kind(status=200, headers={})
+    double.get_redirect_location.return_value = False
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "_make_request", lambda *_, **__: double)
+    adopt.install(Settings(**GONE), strict=True)
+    pool = urllib3.HTTPSConnectionPool("api.revenuebase.ai")
+    body = '{"process_id": 42}'
+    answer = pool.urlopen("POST", CANCEL, body, preload_content=False, release_conn=False)
+    assert answer is double
 
 
 @pytest.mark.parametrize(("owner", "name"), [point[:2] for point in POINTS[:4]])

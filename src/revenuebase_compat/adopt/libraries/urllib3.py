@@ -99,7 +99,8 @@ class _Moved(NamedTuple):
 
     def covers(self, method: Any, url: Any) -> bool:
         """Whether that is what is sent; urllib3 encodes the query in its own way."""
-        return bool(url) and (method, _path(url)) == (self.sent[0], _path(self.sent[1]))
+        sent = self.sent
+        return isinstance(url, str) and (method, _path(url)) == (sent[0], _path(sent[1]))
 
     def shown(self, url: str) -> str:
         """That URL as the caller is to see it."""
