@@ -72,6 +72,12 @@ IGNORING = [
     ["uv", "tool", "run", "tox"],
     ["poetry", "-C", "sub", "run", "timeout", "5", "python", "-I", "app.py"],
     ["sudo", "-E", "python", "app.py"],
+    ["docker", "run", "--rm", "image", "python", "app.py"],
+    ["uv", "run", "env", "-u", "PYTHONPATH", "python", "app.py"],
+    ["uv", "run", "env", "-i", "python", "app.py"],
+    ["uv", "run", "--no-project", "timeout", "5", "python", "-I", "app.py"],
+    ["conda", "run", "-n", "env", "python", "-I", "app.py"],
+    ["env", "PYTHONPATH=src", "timeout", "5", "nice", "python", "app.py"],
     ["taskset", "ff", "python", "-I", "app.py"],
     ["timeout", "infinity", "python", "-I", "app.py"],
     ["flock", "-w", "5", "-n", "lock", "python", "-I", "app.py"],
@@ -105,6 +111,8 @@ HEARING = [
     ["uv", "run", "--python", "python3.12", "app.py"],
     ["uv", "pip", "install", "tox"],
     ["env", "--null"],
+    ["env", "PYTHONPATH=src", "ls"],
+    ["env", "-u", "PYTHONPATH", "A=1", "timeout", "5", "sh", "-c", "make"],
     ["env", "-C", "python", "gunicorn", "-I"],
     ["env", "-u", "PYTHONPATH"],
     ["xargs", "-n", "python", "echo", "-I"],
@@ -141,6 +149,18 @@ def test_run_refuses_where_it_could_not_be_in_force(option: str, words: list[str
     assert done.stderr.count("\n") == 1
     assert "was not started" in done.stderr
     assert run(PYTHON, *words, "-c", "print('ran')").stdout == "ran\n"
+
+
+@pytest.mark.parametrize("option", ["--strict", "--rehearse"])
+def test_a_run_inside_keeps_the_promise_of_the_one_around(option: str) -> None:
+    with RawServer(lambda request, number: reply()) as server:
+        url = f"{server.url}/v1/batch-process-email"
+        code = f"import requests; requests.post({url!r}, json={{}})"
+        inner = [COMMAND, "run", "--", PYTHON, "-c", code]
+        done = run(*inner, options=(option,), REVENUEBASE_BASE_URL=server.url)
+    assert done.returncode == 1
+    assert "ApiVersionRetiredError" in done.stderr
+    assert server.requests == []
 
 
 def bare_python(tmp_path: Path) -> str:

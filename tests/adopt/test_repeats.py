@@ -78,6 +78,14 @@ class Stubborn(Retry):
         return 0
 
 
+class Anew(Retry):
+    """Makes the next one without ``new``."""
+
+    def increment(self, *args: Any, **kw: Any) -> Any:
+        left = super().increment(*args, **kw)
+        return type(self)(left.total, allowed_methods=None, status_forcelist=[503])
+
+
 class Strict(Retry):
     """With a signature of its own."""
 
@@ -112,6 +120,7 @@ POLICIES: dict[str, Callable[[], Any]] = {
     "caller's class": lambda: LoggingRetry(3, said=[], **FORCED),
     "caller's class, any": lambda: LoggingRetry(3, allowed_methods=None, **FORCED),
     "caller's rules": lambda: Stubborn(3),
+    "caller's making": lambda: Anew(3, allowed_methods=None, status_forcelist=[503]),
     "caller's signature": lambda: Strict(3, allowed_methods=None, **FORCED),
 }
 
@@ -194,6 +203,34 @@ def test_a_policy_repeats_what_it_would_have_repeated_by_both_methods(
     if sent == bare[1]:
         # A policy of no repeats wraps the error of a method that it would repeat, and of no other.
         assert seen in (bare[0], twin[0])
+
+
+class Registered(Retry):
+    """That keeps a register of its kinds, by a key that each is to have."""
+
+    def __init_subclass__(cls, *, key: str) -> None:
+        pass
+
+
+class Frozen(Retry):
+    def __setattr__(self, name: str, value: object) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+@pytest.mark.parametrize("kind", [Registered, Frozen])
+@pytest.mark.parametrize("send", SENDERS)
+def test_a_policy_of_which_no_other_can_be_made_is_no_reason_not_to_send(
+    send: Send, kind: type[Retry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(POLICIES, "its own", lambda: kind(2, redirect=1, raise_on_redirect=False))
+    method, path, _ = ROWS["poll"]
+    with RawServer(ANSWERS["200"]) as server:
+        assert outcome(send, server, method, path, "its own") == (200, 1)
+        adopt.install(Settings(base_url=server.url, **GONE))
+        assert outcome(send, server, method, path, "its own") == (200, 1)
+        assert server.lines == ["GET /v2/jobs/42"]
 
 
 @pytest.mark.parametrize("answer", ["503 with Retry-After", "nothing", "503 at first", "200"])

@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
@@ -137,6 +138,70 @@ def test_a_handler_that_is_in_force_no_more_is_known_as_one(
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         assert [seen.process_id for seen in server.seen] == [1, 2]
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    def inner(*args: Any, **kw: Any) -> Any:
+        return function(*args, **kw)
+
+    return inner
+
+
+class Service:
+    def method(self, *given: Any) -> Any:
+        raise httpx.ConnectError("no")
+
+
+@pytest.mark.parametrize(
+    ("handler", "transport"),
+    [
+        (logged(lambda *given: None), logged(Service().method)),
+        (Service().method, Service().method),
+        (MagicMock(), MagicMock(side_effect=httpx.ConnectError("no"))),
+        (partial(logged(lambda *given: None), 1), logged(Service().method)),
+    ],
+)
+def test_what_shares_its_lines_with_a_handler_is_none(
+    handler: Callable[..., Any], transport: Callable[..., Any]
+) -> None:
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        mocked = httpx.Client(transport=httpx.MockTransport(transport))
+        retried = settings("http://127.0.0.1:9", max_attempts=2)
+        with mocked, Client(retried, http_client=mocked, sleep=lambda _: None) as client:
+            with pytest.raises(TransportError) as caught:
+                client.cancel_job(1)
+        assert caught.value.attempts == 2
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_of_a_handlers_exceptions_the_last_comes_out(explicit: bool) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
+        try:
+            raise KeyError
+        except KeyError as error:
+            if explicit:
+                raise TimeoutError("0.1 s") from error
+            raise TimeoutError("0.1 s")  # noqa: B904 (as people write it)
+
+    with FaultServer() as server, Client(settings(server.base_url)) as client:
+        server.script(hang())
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            with pytest.raises(TimeoutError, match=r"0\.1 s") as caught:
+                client.cancel_job(1)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    led: list[BaseException] = []
+    one: BaseException | None = caught.value
+    while one is not None and len(led) < 9:
+        led.append(one)
+        one = one.__cause__ or one.__context__
+    assert [type(one) for one in led] == [TimeoutError, KeyError], "and no circle"
 
 
 def test_signal_handlers_exception_passes_while_connecting() -> None:

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, ForwardRef
 
 from revenuebase_compat.client import flags
@@ -104,7 +104,8 @@ def uninstall() -> None:
         if now is wrapper:
             setattr(owner, name, original)
         if now is wrapper or _is_bare(owner, now):
-            _applied.remove(applied)
+            with suppress(ValueError):  # so has another thread
+                _applied.remove(applied)
     sdk_names.remove()
 
 
@@ -153,6 +154,18 @@ def _look_again() -> None:
                         raise
 
 
+#: Tools that put functions in place of a library's, for as long as a test takes.
+_TEST_TOOLS = ("aioresponses", "pook", "respx", "unittest")
+
+
+def _is_double(owner: Any, name: str, original: Any) -> bool:
+    """Whether it is a test's, which is to see what the program sends; patched once it is gone."""
+    binds = isinstance(original, FunctionType) and hasattr(type(original), "__get__")
+    if not binds or isinstance(vars(owner).get(name), staticmethod):
+        return True  # it is not given the object that it is called on
+    return (original.__module__ or "").partition(".")[0] in _TEST_TOOLS
+
+
 def _is_bare(owner: Any, function: Any) -> bool:
     """Whether it is the library's own function; not a wrapper over it, nor a test's double."""
     names = [getattr(one, "__module__", None) or "" for one in (owner, function)]
@@ -166,9 +179,11 @@ def _wrap_points(module: ModuleType) -> None:
         owner = getattr(module, kind)
         # By getattr: another tool's wrapper must be bound to the class before it is called.
         original = getattr(owner, name)
-        double = isinstance(original, functools.partial) or not hasattr(type(original), "__get__")
-        if hasattr(original, PATCH_MARK) or double:
-            continue  # a test's double is not given the object that it is called on
+        if hasattr(original, PATCH_MARK):
+            continue
+        if _is_double(owner, name, original):
+            _patched.pop(module.__name__, None)
+            continue
         if not _is_bare(owner, original) and any(one[:2] == (owner, name) for one in _applied):
             continue  # it lies over ours, and is to see what the program sends
         wrapper = functools.update_wrapper(getattr(_WRAPPERS[ours], name)(original), original)

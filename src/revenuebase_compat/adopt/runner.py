@@ -44,8 +44,10 @@ def run(
     Raises:
         ConfigurationError: ``report`` cannot be written.
     """
-    strict = strict or rehearse
-    # Of a run around this one, which has told its own processes.
+    around = os.environ.get(FLAG)  # a run whose promise holds in here, too
+    rehearse = rehearse or around == "rehearse"
+    strict = strict or rehearse or around == "strict"
+    # What that one has told its own processes.
     environ = {name: text for name, text in os.environ.items() if name not in (ACTIVE, IGNORED)}
     with suppress(OSError):  # PEP 538: where there is no locale, Python gives itself one
         given = b"\0" + Path("/proc/self/environ").read_bytes()
@@ -116,10 +118,10 @@ _WRAPPERS = {
     ),
 }
 #: Those with options too many to know; of the second kind, a sitecustomize comes before ours.
-_RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm"])
+_RUNNERS = frozenset(["uv", "uvx", "poetry", "pipenv", "hatch", "pdm", "conda", "pixi", "rye"])
 _SHADOWING = frozenset(["opentelemetry-instrument", "elasticapm-run"])
 #: Their own words before the program, and options of theirs that take no word.
-_COMMANDS = frozenset(["env", "exec", "run", "tool", "x"])
+_COMMANDS = frozenset(["exec", "run", "tool", "x"])
 _FLAGS = frozenset(
     [
         *("--", "-q", "-v", "--active", "--all-extras", "--all-groups", "--dev", "--exact"),
@@ -134,18 +136,22 @@ _DROPPING = {
         "put `revenuebase-compat run --` before what its `commands` start, this package into its "
         "`deps` and `REVENUEBASE_*` into its `pass_env`"
     ),
-    **dict.fromkeys(["sudo", "doas"], "put `revenuebase-compat run --` behind it"),
+    **dict.fromkeys(
+        ["doas", "docker", "kubectl", "podman", "ssh", "sudo"],
+        "put `revenuebase-compat run --` behind it",
+    ),
 }
 
 
-def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
+def unsupported_option(argv: list[str], scripts: int = 4, *, lost: bool = False) -> str | None:
     """Why a Python that the command starts would not hear of us, as far as its words tell.
 
-    Of scripts that start each other by their first lines it looks at four, as Linux does.
+    Of scripts that start each other by their first lines it looks at four, as Linux does. ``lost``:
+    our PYTHONPATH was taken away.
     """
     name, rest = Path(argv[0]).name, argv[1:]
     if name == "env":
-        return _unsupported_by_env(rest, scripts)
+        return _unsupported_by_env(rest, scripts, lost)
     if name in _DROPPING:
         return f"{name} drops our variables: {_DROPPING[name]}"
     if name in _RUNNERS | _SHADOWING:
@@ -159,16 +165,17 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
                 f"{name} starts Python with a sitecustomize of its own: put "
                 f"`revenuebase-compat run --` behind it, or {_PTH}"
             )
-        return unsupported_option(behind, scripts) if behind else None
+        return unsupported_option(behind, scripts, lost=lost) if behind else None
     if _is_python(name):
         options, program = _python_options(rest)
         if "S" in options:
             return f"-S has {name} start without site, and so without us"
         ignoring = options & {"I", "E"}
-        if ignoring and not _reads_pth(argv[0]):
-            return f"-{min(ignoring)} has {name} ignore PYTHONPATH: {_PTH}"
+        if (ignoring or lost) and not _reads_pth(argv[0]):
+            why = f"-{min(ignoring)} has {name} ignore" if ignoring else "env takes away our"
+            return f"{why} PYTHONPATH: {_PTH}"
         if program and _leads_to_python(program[0]):  # of other scripts the first line is idle
-            return unsupported_option(program, scripts)
+            return unsupported_option(program, scripts, lost=lost)
         return None
     if name in _WRAPPERS:
         own, valued = _WRAPPERS[name]
@@ -177,13 +184,14 @@ def unsupported_option(argv: list[str], scripts: int = 4) -> str | None:
             if word in valued.split():
                 next(words, None)
             elif word[:1] != "-" and not own:
-                return unsupported_option([word, *words], scripts)
+                return unsupported_option([word, *words], scripts, lost=lost)
             elif word[:1] != "-":
                 own -= 1
         return None
     line = _first_line(argv[0]) if scripts else ""
     shebang = line[2:].strip().split(None, 1) if line.startswith("#!") else []
-    return unsupported_option([*shebang, argv[0], *rest], scripts - 1) if shebang else None
+    starts = [*shebang, argv[0], *rest]
+    return unsupported_option(starts, scripts - 1, lost=lost) if shebang else None
 
 
 _is_python = re.compile(r"(python|pypy)[0-9.]*t?(-dbg)?(\.exe)?").fullmatch
@@ -228,8 +236,8 @@ def _first_line(command: str) -> str:
 _ENV = {"--ignore-environment": "-i", "--unset": "-u", "--chdir": "-C", "--split-string": "-S"}
 
 
-def _unsupported_by_env(words: list[str], scripts: int) -> str | None:
-    words, lost = [*words], False
+def _unsupported_by_env(words: list[str], scripts: int, lost: bool) -> str | None:
+    words = [*words]
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")
@@ -247,10 +255,8 @@ def _unsupported_by_env(words: list[str], scripts: int) -> str | None:
             lost = lost or (letter == "u" and value == "PYTHONPATH")
         elif equals:
             lost = lost or (name == "PYTHONPATH" and BOOT not in value)
-        elif lost and not _reads_pth(word):
-            return f"env takes our PYTHONPATH away: {_PTH}"
         else:
-            return unsupported_option([word, *words], scripts)
+            return unsupported_option([word, *words], scripts, lost=lost)
     return None
 
 

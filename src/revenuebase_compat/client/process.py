@@ -11,7 +11,7 @@ import sys
 TYPE_CHECKING = False  # typing's own would cost every start under `run` 8 ms
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import CodeType, FrameType, ModuleType, TracebackType
+    from types import FrameType, ModuleType, TracebackType
     from typing import Any
 
 #: What is imported amid a call → the process and the thread that do it by now.
@@ -69,10 +69,9 @@ def from_handler(error: BaseException) -> bool:
 
 
 def raised_by_handler(error: BaseException) -> BaseException | None:
-    """Of an exception and what led to it, the first that a signal handler raised."""
-    codes = set(_signal_handlers())
-    chain = [one for one in causes(error) if _is_of_handler(one, codes)]
-    return chain[-1] if chain else None
+    """Of an exception and what led to it, the last that a signal handler raised."""
+    handlers = [*_signal_handlers()]
+    return next((one for one in causes(error) if _is_of_handler(one, handlers)), None)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -91,19 +90,32 @@ def frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
         traceback = traceback.tb_next
 
 
-def _is_of_handler(error: BaseException, codes: set[CodeType]) -> bool:
+def _is_of_handler(error: BaseException, handlers: list[Any]) -> bool:
     before, running = None, set(_stack())
     for traceback in frames(error.__traceback__):
         frame = traceback.tb_frame
-        if frame.f_code in codes:
-            return True
-        # One that is in force no more was given a number, and the frame that it interrupted. Of a
-        # frame that goes on, a look at the variables would keep them, before Python 3.13.
-        ended = frame not in running and not frame.f_code.co_flags & _SUSPENDS
-        if ended and before is not None and _was_given(frame, before):
-            return True
+        # Of a frame that goes on, a look at the variables would keep them, before Python 3.13.
+        if frame not in running and not frame.f_code.co_flags & _SUSPENDS:
+            # One that is in force no more was given a number, and the frame that it interrupted.
+            given = before is not None and _was_given(frame, before)
+            if given or any(_runs(frame, *handler) for handler in handlers):
+                return True
         before = frame
     return False
+
+
+def _runs(frame: FrameType, function: Any, instance: Any) -> bool:
+    """Whether a frame is that very function's, and not another's of the same decorator or class."""
+    code = frame.f_code
+    if function.__code__ is not code:
+        return False
+    held = frame.f_locals
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=False)
+    try:
+        same = instance is None or held.get(code.co_varnames[0]) is instance
+        return same and all(held.get(name) is cell.cell_contents for name, cell in cells)
+    except ValueError:  # an empty cell
+        return False
 
 
 #: Of generators, coroutines and asynchronous generators.
@@ -130,13 +142,16 @@ def _was_given(frame: FrameType, interrupted: FrameType) -> bool:
     return False
 
 
-def _signal_handlers() -> Iterator[CodeType]:
+def _signal_handlers() -> Iterator[tuple[Any, Any]]:
+    """The function of each, and what it is bound to."""
     signal: Any = sys.modules.get("signal")  # loaded by whoever has set a handler
     for number in signal.valid_signals() if signal else ():
         handler: Any = signal.getsignal(number)
         if callable(handler):
-            handler = getattr(handler, "func", handler)  # functools.partial
-            call = handler if hasattr(handler, "__code__") else type(handler).__call__
-            code = getattr(getattr(handler, "__func__", call), "__code__", None)
-            if code is not None:
-                yield code
+            if hasattr(type(handler), "func"):  # functools.partial
+                handler = handler.func
+            if not hasattr(handler, "__code__"):
+                handler = handler.__call__
+            call = getattr(handler, "__func__", handler)
+            if hasattr(call, "__code__"):
+                yield call, getattr(handler, "__self__", None)

@@ -218,10 +218,12 @@ def no_response_from(error: BaseException, attempt: Attempt | None = None) -> No
             attempt.abandon()
         # Not with the transport's frames, whose locals hold the key.
         other.__traceback__ = _without_transport(other.__traceback__)
+        before = other.__context__
         try:
             raise other
         finally:
-            del other, error  # this frame is in the traceback: no circle for the collector
+            other.__context__ = before  # not what the transport made of it
+            del other, error, before  # this frame is in the traceback: no circle for the collector
     names = {kind.__name__ for kind in kinds}
     sent = not names & _NOT_SENT and (attempt is None or attempt.sent)
     if any(getattr(one, "errno", None) in (errno.EMFILE, errno.ENFILE) for one in causes(error)):

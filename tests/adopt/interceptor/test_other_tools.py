@@ -228,6 +228,42 @@ def test_a_double_that_was_there_first_sees_what_is_sent(owner: Any, name: str, 
         adopt.uninstall()
 
 
+class Fake:
+    @staticmethod
+    def static(*args: Any, **kw: Any) -> Any:
+        raise Taken
+
+    def method(self, *args: Any, **kw: Any) -> Any:
+        raise Taken
+
+
+@pytest.mark.parametrize(("owner", "name", "send"), POINTS)
+@pytest.mark.parametrize("double", [staticmethod(Fake.static), Fake().method])
+def test_a_double_that_is_not_given_the_object(
+    owner: Any, name: str, send: Send, double: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, name, double)
+    adopt.install(Settings(base_url=NOWHERE, **GONE), strict=True)
+    with pytest.raises(Taken):
+        cancel(send, NOWHERE)
+    assert vars(owner)[name] is double
+
+
+def test_install_within_a_mock_of_respx() -> None:
+    """As an application's factory does it, in one test after the other."""
+    adopt.uninstall()
+    for _ in range(3):
+        with respx.mock:
+            adopt.install(Settings(**GONE))
+            route = respx.post("https://api.revenuebase.ai" + CANCEL).respond(json={})
+            assert httpx.post("https://api.revenuebase.ai" + CANCEL, json={}).status_code == 200
+            assert route.called
+        with pytest.raises(ImportError):
+            import_module("this_is_looked_for")
+        assert hasattr(httpcore.ConnectionPool.handle_request, patching.PATCH_MARK)
+    adopt.uninstall()
+
+
 @pytest.mark.parametrize("kind", [Mock, MagicMock])
 def test_an_answer_of_a_mock_of_urllib3s_inside_is_handed_on(
     kind: Any, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from revenuebase_compat.adopt import interceptor
 from revenuebase_compat.adopt.rewrite import to_v1_body, to_v2_target
+from revenuebase_compat.client.process import from_handler
 from revenuebase_compat.core.endpoints import Endpoint, Request
 from revenuebase_compat.core.responses import GONE
 from revenuebase_compat.core.routing import may_leave_v1
@@ -40,14 +41,15 @@ class Urllib3Call(LibraryCall):
                 options = {**options, **about_body}
         policy = _policy(self._owner, options, self.retry)
         moved_to = _Moved(self._given, (method, target), followed, self._failed)
-        policy.moved = moved_to
+        if isinstance(policy, _Policy):
+            policy.revenuebase_moved = moved_to
         response = self._original(self._owner, method, target, **{**options, "retries": policy})
         sent: Any = getattr(response, "_request_url", None)
         if moved_to.covers(method, sent):
             response._request_url = moved_to.shown(sent)
         policy = getattr(response, "retries", None)
         if isinstance(policy, _Policy):
-            del policy.moved
+            del policy.revenuebase_moved
             policy.__class__ = type(policy).__mro__[2]  # the caller's own
         return response
 
@@ -118,15 +120,10 @@ class _Policy:
     itself carries the policy, by which it is known to have been decided on.
     """
 
-    moved: _Moved
-
-    def new(self, **kw: Any) -> Any:
-        made = super().new(**kw)  # type: ignore[misc]
-        made.moved = self.moved
-        return made
+    revenuebase_moved: _Moved  # by no name of the caller's
 
     def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-        given, sent, followed, _ = self.moved
+        given, sent, followed, _ = self.revenuebase_moved
         if followed and status_code == GONE:
             return False
         ask = super().is_retry  # type: ignore[misc]
@@ -134,12 +131,15 @@ class _Policy:
         return all(ask(one, status_code, has_retry_after) for one in methods)
 
     def increment(self, method: Any = None, url: Any = None, *args: Any, **kw: Any) -> Any:
-        self.moved.failed.append(kw.get("error"))
-        if self.moved.covers(method, url):
-            url = self.moved.shown(url)
+        self.revenuebase_moved.failed.append(kw.get("error"))
+        if self.revenuebase_moved.covers(method, url):
+            url = self.revenuebase_moved.shown(url)
             if self._is_method_retryable(method):  # type: ignore[attr-defined]
-                method = self.moved.given[0]
-        return super().increment(method, url, *args, **kw)  # type: ignore[misc]
+                method = self.revenuebase_moved.given[0]
+        made = super().increment(method, url, *args, **kw)  # type: ignore[misc]
+        if isinstance(made, _Policy):
+            made.revenuebase_moved = self.revenuebase_moved
+        return made
 
 
 @lru_cache(maxsize=16)
@@ -161,7 +161,11 @@ def _policy(pool: Any, options: dict[str, Any], kind: Any) -> Any:
         retries = kind.from_int(retries, redirect=redirect, default=pool.retries)
     policy = _copier(retries.__class__)(retries)
     if not isinstance(retries, _Policy):  # else urllib3 sends it again, to somewhere else
-        policy.__class__ = _policy_class(retries.__class__)
+        try:
+            policy.__class__ = _policy_class(retries.__class__)
+        except Exception as error:  # it does not take another class: it decides on what is sent
+            if from_handler(error):
+                raise
     return policy
 
 
@@ -193,7 +197,7 @@ def urlopen(original: Any) -> Any:
             sent = self.headers if headers is None else headers
             endpoint = active.endpoint(method, self.scheme, self.host, self.port, url, sent)
             retries = kw.get("retries")
-            again = isinstance(retries, _Policy) and retries.moved.covers(method, url)
+            again = isinstance(retries, _Policy) and retries.revenuebase_moved.covers(method, url)
             if endpoint is not None and kw.get("multiplexed"):
                 active.out_of_reach(endpoint, "a multiplexed answer of urllib3-future")
             elif endpoint is not None and not again:
