@@ -86,6 +86,15 @@ class Anew(Retry):
         return type(self)(left.total, allowed_methods=None, status_forcelist=[503])
 
 
+class Asking(Retry):
+    """Asks the next one, which it is given by ``super``."""
+
+    def increment(self, *args: Any, **kw: Any) -> Any:
+        left = super().increment(*args, **kw)
+        left.is_retry("POST", 503)
+        return left
+
+
 class Strict(Retry):
     """With a signature of its own."""
 
@@ -121,6 +130,7 @@ POLICIES: dict[str, Callable[[], Any]] = {
     "caller's class, any": lambda: LoggingRetry(3, allowed_methods=None, **FORCED),
     "caller's rules": lambda: Stubborn(3),
     "caller's making": lambda: Anew(3, allowed_methods=None, status_forcelist=[503]),
+    "caller's asking": lambda: Asking(3, allowed_methods=None, status_forcelist=[503]),
     "caller's signature": lambda: Strict(3, allowed_methods=None, **FORCED),
 }
 

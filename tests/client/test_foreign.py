@@ -114,9 +114,22 @@ class _Once:
         raise TooLongAsWell(5, "0.1 s")
 
 
+def _starred(*args: Any) -> None:
+    _number, *args = args  # type: ignore[assignment]
+    raise TooLongAsWell(5, "0.1 s")
+
+
+class _Bound:
+    def method(*args: Any) -> None:
+        _self, *args = args  # type: ignore[assignment]
+        raise TooLongAsWell(5, "0.1 s")
+
+
 @pytest.mark.parametrize(
     "handler",
     [
+        _starred,
+        _Bound().method,
         _Once().method,
         partial(_Once.method, _Once()),
         lambda *given: _Once().method(*given),
@@ -174,6 +187,29 @@ def test_what_shares_its_lines_with_a_handler_is_none(
         assert caught.value.attempts == 2
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("kind", ["from", "amid"])
+def test_what_a_library_makes_of_a_handlers_exception_is_none(kind: str) -> None:
+    """As urllib3 does it: below a transport of the caller's, with the traceback of what it was."""
+    limit = TooLong("0.1 s")
+
+    class Transport(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            try:
+                time.sleep(5)
+            except Exception as error:
+                made = httpx.ReadError("ended").with_traceback(error.__traceback__)
+                if kind == "from":
+                    raise made from error
+                raise made  # noqa: B904 (as people write it)
+            raise AssertionError
+
+    mine = httpx.Client(transport=Transport())
+    with mine, Client(settings("http://127.0.0.1:9"), http_client=mine) as client:
+        with pytest.raises(TooLong) as caught, alarm(0.1, limit):
+            client.cancel_job(1)
+    assert caught.value is limit
 
 
 @pytest.mark.parametrize("explicit", [True, False])

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from types import FunctionType, ModuleType
+from types import MethodType, ModuleType
 from typing import Any, ForwardRef
 
 from revenuebase_compat.client import flags
@@ -160,17 +160,18 @@ _TEST_TOOLS = ("aioresponses", "pook", "respx", "unittest")
 
 def _is_double(owner: Any, name: str, original: Any) -> bool:
     """Whether it is a test's, which is to see what the program sends; patched once it is gone."""
-    binds = isinstance(original, FunctionType) and hasattr(type(original), "__get__")
-    if not binds or isinstance(vars(owner).get(name), staticmethod):
+    bound = isinstance(original, MethodType | functools.partial)
+    static = isinstance(vars(owner).get(name), staticmethod)
+    if bound or static or not hasattr(type(original), "__get__"):
         return True  # it is not given the object that it is called on
-    return (original.__module__ or "").partition(".")[0] in _TEST_TOOLS
+    return (getattr(original, "__module__", None) or "").partition(".")[0] in _TEST_TOOLS
 
 
 def _is_bare(owner: Any, function: Any) -> bool:
     """Whether it is the library's own function; not a wrapper over it, nor a test's double."""
     names = [getattr(one, "__module__", None) or "" for one in (owner, function)]
     same = names[0].partition(".")[0] == names[1].partition(".")[0]
-    return same and not hasattr(function, PATCH_MARK)
+    return same and getattr(function, PATCH_MARK, None) is not True
 
 
 def _wrap_points(module: ModuleType) -> None:
@@ -179,7 +180,7 @@ def _wrap_points(module: ModuleType) -> None:
         owner = getattr(module, kind)
         # By getattr: another tool's wrapper must be bound to the class before it is called.
         original = getattr(owner, name)
-        if hasattr(original, PATCH_MARK):
+        if getattr(original, PATCH_MARK, None) is True:  # a mock has any
             continue
         if _is_double(owner, name, original):
             _patched.pop(module.__name__, None)

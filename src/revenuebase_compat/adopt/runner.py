@@ -124,13 +124,15 @@ _SHADOWING = frozenset(["opentelemetry-instrument", "elasticapm-run"])
 _COMMANDS = frozenset(["exec", "run", "tool", "x"])
 _FLAGS = frozenset(
     [
-        *("--", "-q", "-v", "--active", "--all-extras", "--all-groups", "--dev", "--exact"),
+        *("--", "-m", "-q", "-v", "--active", "--all-extras", "--all-groups", "--dev", "--exact"),
         *("--frozen", "--isolated", "--locked", "--no-cache", "--no-config", "--no-dev"),
         *("--no-default-groups", "--no-project", "--no-sync", "--offline", "--quiet", "--verbose"),
+        *("--module", "--refresh"),
     ]
 )
 
 _PTH = "`revenuebase-compat pth install` once in its environment"
+_LOST = f"env takes our PYTHONPATH away: {_PTH}"
 _DROPPING = {
     "tox": (
         "put `revenuebase-compat run --` before what its `commands` start, this package into its "
@@ -158,13 +160,15 @@ def unsupported_option(argv: list[str], scripts: int = 4, *, lost: bool = False)
         behind = _program(rest)
         if name in _RUNNERS and behind:  # as a rule, they take it from the project's environment
             if behind[0].endswith(".py"):  # by that Python, whatever its first line says
-                return None
+                behind = ["python", *behind]
             behind[0] = shutil.which(behind[0], path=Path(sys.prefix, "bin")) or behind[0]
         if name in _SHADOWING and not _reads_pth((behind or argv)[0]):
             return (
                 f"{name} starts Python with a sitecustomize of its own: put "
                 f"`revenuebase-compat run --` behind it, or {_PTH}"
             )
+        if lost and behind and shutil.which(behind[0]) is None:  # it may be a Python's
+            return _LOST
         return unsupported_option(behind, scripts, lost=lost) if behind else None
     if _is_python(name):
         options, program = _python_options(rest)
@@ -172,8 +176,7 @@ def unsupported_option(argv: list[str], scripts: int = 4, *, lost: bool = False)
             return f"-S has {name} start without site, and so without us"
         ignoring = options & {"I", "E"}
         if (ignoring or lost) and not _reads_pth(argv[0]):
-            why = f"-{min(ignoring)} has {name} ignore" if ignoring else "env takes away our"
-            return f"{why} PYTHONPATH: {_PTH}"
+            return f"-{min(ignoring)} has {name} ignore PYTHONPATH: {_PTH}" if ignoring else _LOST
         if program and _leads_to_python(program[0]):  # of other scripts the first line is idle
             return unsupported_option(program, scripts, lost=lost)
         return None
@@ -201,7 +204,8 @@ def _program(words: list[str]) -> list[str]:
     """Of a runner's words, those from the program on that it starts."""
     before = ""
     for place, word in enumerate(words):
-        if word[:1] != "-" and word not in _COMMANDS:
+        hatchs = words[place : place + 2] == ["env", "run"]
+        if word[:1] != "-" and word not in _COMMANDS and not hatchs:
             # Behind another option it may be its value, but for a Python.
             surely = before[:1] != "-" or before in _FLAGS
             if surely or (word not in _DROPPING and _leads_to_python(word)):

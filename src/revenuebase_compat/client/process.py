@@ -71,7 +71,10 @@ def from_handler(error: BaseException) -> bool:
 def raised_by_handler(error: BaseException) -> BaseException | None:
     """Of an exception and what led to it, the last that a signal handler raised."""
     handlers = [*_signal_handlers()]
-    return next((one for one in causes(error) if _is_of_handler(one, handlers)), None)
+    chain = [one for one in causes(error) if _is_of_handler(one, handlers)]
+    # Libraries give what they make of it the traceback of what it was.
+    same = [one for one in chain if _end(one) is _end(chain[0])]
+    return same[-1] if same else None
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -90,6 +93,11 @@ def frames(traceback: TracebackType | None) -> Iterator[TracebackType]:
         traceback = traceback.tb_next
 
 
+def _end(error: BaseException) -> TracebackType | None:
+    *_, last = None, *frames(error.__traceback__)
+    return last
+
+
 def _is_of_handler(error: BaseException, handlers: list[Any]) -> bool:
     before, running = None, set(_stack())
     for traceback in frames(error.__traceback__):
@@ -105,17 +113,19 @@ def _is_of_handler(error: BaseException, handlers: list[Any]) -> bool:
 
 
 def _runs(frame: FrameType, function: Any, instance: Any) -> bool:
-    """Whether a frame is that very function's, and not another's of the same decorator or class."""
+    """Whether a frame is that function's, and not plainly another's of its decorator or class."""
     code = frame.f_code
     if function.__code__ is not code:
         return False
     held = frame.f_locals
-    cells = zip(code.co_freevars, function.__closure__ or (), strict=False)
-    try:
-        same = instance is None or held.get(code.co_varnames[0]) is instance
-        return same and all(held.get(name) is cell.cell_contents for name, cell in cells)
-    except ValueError:  # an empty cell
+    first = held.get(code.co_varnames[0]) if code.co_varnames else None
+    if type(first) is type(instance) and first is not instance:
         return False
+    try:
+        cells = zip(code.co_freevars, function.__closure__ or (), strict=False)
+        return all(held.get(name) is cell.cell_contents for name, cell in cells)
+    except ValueError:  # an empty one
+        return True
 
 
 #: Of generators, coroutines and asynchronous generators.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, get_type_hints
-from unittest.mock import MagicMock, Mock
+from unittest.mock import MagicMock, Mock, patch
 
 import aiohttp
 import httpcore
@@ -247,6 +247,44 @@ def test_a_double_that_is_not_given_the_object(
     with pytest.raises(Taken):
         cancel(send, NOWHERE)
     assert vars(owner)[name] is double
+
+
+class Counting:
+    """A decorator that is a class, as of a program's metrics."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.calls = 0
+
+    def __call__(self, *args: Any, **kw: Any) -> Any:
+        self.calls += 1
+        return self.function(*args, **kw)
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+
+def test_a_decorator_that_is_a_class_is_no_double(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(urllib3.HTTPConnectionPool.urlopen)
+    monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", counting)
+    adopt.install(Settings(base_url=server.base_url, **GONE), strict=True)
+    assert cancel(by_urllib3, server.base_url).status == 200
+    assert (seen(server), counting.calls) == ([("POST", "/v2/jobs/42/cancel")], 1)
+    adopt.uninstall()
+
+
+@pytest.mark.parametrize("kind", [Mock, MagicMock])
+def test_install_within_a_mock(kind: Any) -> None:
+    adopt.uninstall()
+    with patch.object(urllib3.HTTPConnectionPool, "urlopen", new_callable=kind):
+        adopt.install(Settings(**GONE))
+        with pytest.raises(ImportError):
+            import_module("this_is_looked_for")
+    with pytest.raises(ImportError):
+        import_module("this_is_looked_for")
+    assert getattr(urllib3.HTTPConnectionPool.urlopen, patching.PATCH_MARK) is True
 
 
 def test_install_within_a_mock_of_respx() -> None:

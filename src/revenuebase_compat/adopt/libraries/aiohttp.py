@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -49,11 +48,7 @@ class AiohttpCall(base.LibraryCall):
         options, session = self._options, self._owner
         if options.get("json") is not None:
             dumps = getattr(session, "_json_serialize_bytes", None) or session._json_serialize
-            text, payload = dumps(options["json"]), sys.modules["aiohttp.payload"]
-            # As aiohttp would make it, but not again.
-            kind = payload.JsonPayload if isinstance(text, str) else payload.JsonBytesPayload
-            options["data"], options["json"] = kind(None, dumps=lambda _: text), None
-            return base.as_bytes(text)
+            return base.as_bytes(dumps(options["json"]))
         data: Any = options.get("data")
         # Of a payload made by hand, which is sent as it is.
         held = getattr(data, "_value", data)

@@ -49,7 +49,7 @@ class Urllib3Call(LibraryCall):
             response._request_url = moved_to.shown(sent)
         policy = getattr(response, "retries", None)
         if isinstance(policy, _Policy):
-            del policy.revenuebase_moved
+            vars(policy).pop("revenuebase_moved", None)
             policy.__class__ = type(policy).__mro__[2]  # the caller's own
         return response
 
@@ -120,25 +120,34 @@ class _Policy:
     itself carries the policy, by which it is known to have been decided on.
     """
 
-    revenuebase_moved: _Moved  # by no name of the caller's
+    #: By no name of the caller's; ``None`` of one that it makes by itself, until urllib3 has it.
+    revenuebase_moved: _Moved | None = None
+
+    def new(self, **kw: Any) -> Any:
+        made = super().new(**kw)  # type: ignore[misc]
+        made.revenuebase_moved = self.revenuebase_moved
+        return made
 
     def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-        given, sent, followed, _ = self.revenuebase_moved
-        if followed and status_code == GONE:
+        moved, ask = self.revenuebase_moved, super().is_retry  # type: ignore[misc]
+        if moved is not None and moved.followed and status_code == GONE:
             return False
-        ask = super().is_retry  # type: ignore[misc]
-        methods = (given[0], method) if method == sent[0] != given[0] else (method,)
+        methods = [method]
+        if moved is not None and method == moved.sent[0] != moved.given[0]:
+            methods.insert(0, moved.given[0])
         return all(ask(one, status_code, has_retry_after) for one in methods)
 
     def increment(self, method: Any = None, url: Any = None, *args: Any, **kw: Any) -> Any:
-        self.revenuebase_moved.failed.append(kw.get("error"))
-        if self.revenuebase_moved.covers(method, url):
-            url = self.revenuebase_moved.shown(url)
-            if self._is_method_retryable(method):  # type: ignore[attr-defined]
-                method = self.revenuebase_moved.given[0]
+        moved = self.revenuebase_moved
+        if moved is not None:
+            moved.failed.append(kw.get("error"))
+            if moved.covers(method, url):
+                url = moved.shown(url)
+                if self._is_method_retryable(method):  # type: ignore[attr-defined]
+                    method = moved.given[0]
         made = super().increment(method, url, *args, **kw)  # type: ignore[misc]
         if isinstance(made, _Policy):
-            made.revenuebase_moved = self.revenuebase_moved
+            made.revenuebase_moved = moved
         return made
 
 
@@ -196,8 +205,8 @@ def urlopen(original: Any) -> Any:
         if active is not None and active.concerns(self.host, url):
             sent = self.headers if headers is None else headers
             endpoint = active.endpoint(method, self.scheme, self.host, self.port, url, sent)
-            retries = kw.get("retries")
-            again = isinstance(retries, _Policy) and retries.revenuebase_moved.covers(method, url)
+            moved = getattr(kw.get("retries"), "revenuebase_moved", None)
+            again = moved is not None and moved.covers(method, url)
             if endpoint is not None and kw.get("multiplexed"):
                 active.out_of_reach(endpoint, "a multiplexed answer of urllib3-future")
             elif endpoint is not None and not again:
