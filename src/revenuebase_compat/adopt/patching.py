@@ -155,7 +155,7 @@ def _look_again() -> None:
 
 
 #: Tools that put functions in place of a library's, for as long as a test takes.
-_TEST_TOOLS = ("aioresponses", "pook", "respx", "unittest")
+_TEST_TOOLS = ("aioresponses", "pook", "respx")
 
 
 def _is_double(owner: Any, name: str, original: Any) -> bool:
@@ -164,7 +164,8 @@ def _is_double(owner: Any, name: str, original: Any) -> bool:
     static = isinstance(vars(owner).get(name), staticmethod)
     if bound or static or not hasattr(type(original), "__get__"):
         return True  # it is not given the object that it is called on
-    return (getattr(original, "__module__", None) or "").partition(".")[0] in _TEST_TOOLS
+    tool = (getattr(original, "__module__", None) or "").partition(".")[0]
+    return tool in _TEST_TOOLS or hasattr(original, "assert_called")  # of unittest.mock
 
 
 def _is_bare(owner: Any, function: Any) -> bool:

@@ -275,10 +275,12 @@ def test_a_decorator_that_is_a_class_is_no_double(
     adopt.uninstall()
 
 
-@pytest.mark.parametrize("kind", [Mock, MagicMock])
-def test_install_within_a_mock(kind: Any) -> None:
+@pytest.mark.parametrize(
+    "how", [{"new_callable": Mock}, {"new_callable": MagicMock}, {"autospec": True}]
+)
+def test_install_within_a_mock(how: dict[str, Any]) -> None:
     adopt.uninstall()
-    with patch.object(urllib3.HTTPConnectionPool, "urlopen", new_callable=kind):
+    with patch.object(urllib3.HTTPConnectionPool, "urlopen", **how):
         adopt.install(Settings(**GONE))
         with pytest.raises(ImportError):
             import_module("this_is_looked_for")
