@@ -194,6 +194,18 @@ def test_on_event_may_be_named_by_its_variable(
     assert made.on_event == f"{name}:record"
 
 
+@pytest.mark.parametrize("name", ["v2_flag", "on_event"])
+def test_a_module_that_ends_the_program_does_not(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script does that reads its arguments, and has no main guard."""
+    (tmp_path / "ends_the_program.py").write_text("raise SystemExit(2)")
+    monkeypatch.syspath_prepend(tmp_path)
+    given: dict[str, Any] = {name: "ends_the_program:attribute"}
+    with pytest.raises(rc.ConfigurationError, match="SystemExit: 2"):
+        rc.Client(rc.Settings(TEST_KEY, **given))
+
+
 def test_a_module_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REVENUEBASE_API_KEY", TEST_KEY)
     monkeypatch.setenv("REVENUEBASE_V1_SUNSET", "2999-01-01")

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -109,7 +110,10 @@ _WRAPPERS = {
     "flock": (1, "-E -w --conflict-exit-code --timeout --wait"),
     "ionice": (0, "-c -n --class --classdata"),
     "nice": (0, "-n --adjustment"),
+    "runuser": (0, "-G -g -u --group --supp-group --user"),
+    "setpriv": (0, "--egid --euid --groups --pdeathsig --regid --reuid --rgid --ruid"),
     "stdbuf": (0, "-e -i -o --error --input --output"),
+    "strace": (0, "-E -O -P -S -X -a -b -e -o -p -s -u"),
     "tini": (0, "-e -p"),
     "time": (0, "-f -o --format --output"),
     "timeout": (1, "-k -s --kill-after --signal"),
@@ -139,10 +143,12 @@ _DROPPING = {
         "`deps` and `REVENUEBASE_*` into its `pass_env`"
     ),
     **dict.fromkeys(
-        ["doas", "docker", "kubectl", "podman", "ssh", "sudo"],
+        ["doas", "docker", "kubectl", "podman", "runuser", "ssh", "su", "sudo"],
         "put `revenuebase-compat run --` behind it",
     ),
 }
+#: Those that drop them only where they log in.
+_LOGINS = frozenset(["runuser", "su"])
 
 
 def unsupported_option(argv: list[str], scripts: int = 4, *, lost: bool = False) -> str | None:
@@ -154,7 +160,8 @@ def unsupported_option(argv: list[str], scripts: int = 4, *, lost: bool = False)
     name, rest = Path(argv[0]).name, argv[1:]
     if name == "env":
         return _unsupported_by_env(rest, scripts, lost)
-    if name in _DROPPING:
+    logs_in = {"-", "-l", "--login"} & {*takewhile("--".__ne__, rest)}
+    if name in _DROPPING and (logs_in or name not in _LOGINS):
         return f"{name} drops our variables: {_DROPPING[name]}"
     if name in _RUNNERS | _SHADOWING:
         behind = _program(rest)
@@ -181,15 +188,15 @@ def unsupported_option(argv: list[str], scripts: int = 4, *, lost: bool = False)
             return unsupported_option(program, scripts, lost=lost)
         return None
     if name in _WRAPPERS:
-        own, valued = _WRAPPERS[name]
+        before, valued = _WRAPPERS[name]
         words = iter(rest)
         for word in words:
             if word in valued.split():
                 next(words, None)
-            elif word[:1] != "-" and not own:
+            elif word[:1] != "-" and not before:
                 return unsupported_option([word, *words], scripts, lost=lost)
             elif word[:1] != "-":
-                own -= 1
+                before -= 1
         return None
     line = _first_line(argv[0]) if scripts else ""
     shebang = line[2:].strip().split(None, 1) if line.startswith("#!") else []

@@ -39,7 +39,7 @@ def _imported(setting: str, name: str) -> object:
         found = import_late(module)
         for attribute in path.split("."):
             found = getattr(found, attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # of a script that is no module
         if from_handler(error):
             raise
         kind = Unfinished if _is_unfinished(module) else ConfigurationError
