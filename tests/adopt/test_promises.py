@@ -217,7 +217,7 @@ def test_an_overlay_of_our_environment_is_in_force(tmp_path: Path) -> None:
 # --- what cannot be moved -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0", "127.1"])
 def test_strict_raises_for_the_same_server_by_its_other_name(host: str) -> None:
     other = "localhost" if host == "127.0.0.1" else "127.0.0.1"
     with RawServer(lambda request, number: reply()) as server:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress  # noqa: F401 (the first look at another host would import it)
 import logging
 import os
+import sys
 import zlib  # noqa: F401 (as would the first compressed body)
 from collections.abc import Callable
 from dataclasses import replace
@@ -169,7 +170,7 @@ class Interceptor:
     ) -> None:
         base_url = self.settings.base_url
         # localhost and 127.0.0.1 are one server, by two names.
-        alias = is_local(self.host) and is_local(host.strip("[]"))
+        alias = is_local(self.host) and is_local(_written_out(host.strip("[]")))
         alias = alias and port == rewrite.origin(base_url)[2]
         # Other APIs have a /v1/credits, too, and a key in that header with it.
         ours = endpoint is not CREDITS or "revenuebase" in host
@@ -184,6 +185,15 @@ class Interceptor:
             raise ConfigurationError(words)
         if known or endpoint is CANCEL:
             self.warn("elsewhere", words)
+
+
+def _written_out(host: str) -> str:
+    """An IPv4 address in full: 127.1 is 127.0.0.1 for all who connect."""
+    socket: Any = sys.modules["socket"]  # which the sender has loaded
+    try:
+        return str(socket.inet_ntoa(socket.inet_aton(host)))
+    except (OSError, ValueError):  # a name, or IPv6
+        return host
 
 
 def _is_key(header: Any) -> bool:
