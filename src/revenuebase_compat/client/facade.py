@@ -138,6 +138,7 @@ class Client(_Base, AbstractContextManager["Client"]):
         Calls are paced by the rate limit that the answers state. Ids are taken as they are needed.
 
         Args:
+            process_ids: the jobs.
             concurrency: requests under way at once, at most; a job that is only waited for does
                 not count.
             wait: as for ``cancel_job``.

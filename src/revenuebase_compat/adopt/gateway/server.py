@@ -216,8 +216,7 @@ def listen(upstream: str, host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigurationError(f"port (--port) {port}: {error.strerror}; give another") from None
     _, name, to, _ = rewrite.origin(upstream)
-    local = is_local(name)
-    if local and to == sock.getsockname()[1]:
+    if is_local(name) and to == sock.getsockname()[1]:
         sock.close()
         raise ConfigurationError(
             f"upstream (--upstream) {upstream!r}: that is the gateway itself; give the API's URL"
